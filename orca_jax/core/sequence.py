@@ -1,0 +1,107 @@
+"""How far an answer has got. A request with `n = 3` has three sequences; each runs by itself."""
+
+from enum import Enum
+
+from orca_jax.core.plan import Sampling, Seat
+from orca_jax.core.request import Request
+
+
+class Phase(Enum):
+    """The paper's phases, derived and never stored: the step does not ask, metrics and pictures do."""
+
+    WAITING = "waiting"
+    INITIATION = "initiation"
+    CHUNK = "chunk"
+    INCREMENT = "increment"
+
+
+class Sequence:
+    """The state of one answer, owned by the pool and changed by the scheduler alone.
+
+    Positions count from 0 at the first prompt token. `num_launched` of them have been handed to the executor;
+    `in_flight` rows have not come back, `unread` of those bring a token the host has not seen.
+    """
+
+    __slots__ = ("request", "index", "seat", "output", "num_launched", "in_flight", "unread", "iterations",
+                 "finish_reason", "stop_reason")  # fmt: skip
+
+    def __init__(self, request: Request, index: int):
+        self.request = request
+        self.index = index
+        self.seat: Seat | None = None
+        self.output: list[int] = []
+        self.num_launched = 0
+        self.in_flight = 0
+        self.unread = 0
+        self.iterations = 0
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.request.request_id, self.index)
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def max_len(self) -> int:
+        """The paper's `max_tokens`: prompt and output together, in tokens."""
+        return self.prompt_len + self.max_output
+
+    @property
+    def max_output(self) -> int:
+        max_tokens = self.request.params.max_tokens
+        if max_tokens is None:
+            raise ValueError(f"request {self.request.request_id} reached the engine without max_tokens")
+        return max_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that exist, here or still on the device."""
+        return self.prompt_len + len(self.output) + self.unread
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that exist and have not been handed to the executor."""
+        return self.num_tokens - self.num_launched
+
+    @property
+    def will_end_by_length(self) -> bool:
+        """True once the last token that `max_tokens` allows has been launched, seen by the host or not."""
+        return len(self.output) + self.unread >= self.max_output
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def phase_of(self, start: int, count: int) -> Phase:
+        """What a row at `start` with `count` tokens is to this sequence (the prompt whole, a part of it, or neither)."""
+        if start >= self.prompt_len:
+            return Phase.INCREMENT
+        return Phase.INITIATION if start == 0 and count >= self.prompt_len else Phase.CHUNK
+
+    def sampling(self) -> Sampling:
+        """The numbers the device needs to choose this sequence's tokens."""
+        p = self.request.params
+        greedy = p.temperature == 0.0
+        return Sampling(
+            temperature=p.temperature,
+            top_k=0 if greedy else max(p.top_k, 0),
+            top_p=1.0 if greedy else p.top_p,
+            min_p=0.0 if greedy else p.min_p,
+            presence_penalty=p.presence_penalty,
+            frequency_penalty=p.frequency_penalty,
+            repetition_penalty=p.repetition_penalty,
+            seed=p.seed or 0,
+            index=self.index,
+            logprobs=p.logprobs,
+            prompt_logprobs=p.prompt_logprobs,
+            prompt_len=self.prompt_len,
+            min_tokens=p.min_tokens,
+            stop_ids=self.request.stop_ids,
+            logit_bias=tuple(sorted((p.logit_bias or {}).items())),
+            allowed_token_ids=None if p.allowed_token_ids is None else tuple(p.allowed_token_ids),
+            bad_words=self.request.bad_words,
+        )
