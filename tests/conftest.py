@@ -1,0 +1,23 @@
+"""A strict floor under every test: CPU only, eight virtual devices, no silent broadcasting between ranks.
+
+All of it is set in the environment, before anything imports jax, so that tests of the host tower never pay for jax and
+the processes that tests start inherit it.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_X64"] = "0"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["XLA_FLAGS"] = " ".join(
+    flag for flag in (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8") if flag
+)
+
+# Compiling makes single examples slow, and a shared machine makes all of them slow: a deadline would test the machine.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.register_profile("thorough", parent=settings.get_profile("ci"), derandomize=False, max_examples=1000)
+settings.load_profile("ci")
