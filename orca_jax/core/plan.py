@@ -69,6 +69,8 @@ class Row:
 
     `tokens` are those tokens, or empty where the only one is still on the device (sampled by an iteration that the
     host has not read). `samples` says whether a new token comes out: true when the row ends at the last known position.
+    `next_prompt_token` is the prompt's token after the row's last one, set only when the request wants the
+    log-probabilities of its prompt (a chunk's last token is scored against the first of the next chunk).
     """
 
     seat: Seat
@@ -76,6 +78,7 @@ class Row:
     count: int
     tokens: tuple[int, ...]
     samples: bool
+    next_prompt_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

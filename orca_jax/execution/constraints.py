@@ -1,0 +1,105 @@
+"""What a sequence may and may not say: biases, allowed tokens, bad words, no end before `min_tokens`.
+
+Each slot has a line in a few small tables, written once when a sequence that needs it takes its seat.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from orca_jax.core.errors import RequestError
+from orca_jax.core.plan import Sampling
+from orca_jax.execution.packing import Column, Needs, RowTable
+
+MAX_BIASES = 1024
+MAX_BAD_WORDS = 256  # each of the 128 words counts twice: with and without a leading space
+MAX_BAD_WORD_TOKENS = 16
+MAX_STOP_IDS = 1056  # 1024 of a request, and room for the model's own ends
+NO_TOKEN = -1
+
+
+class Constraints(NamedTuple):
+    """One line for each slot. Unused places hold `NO_TOKEN`; a bad word is right-aligned in its line."""
+
+    allowed: Int[Array, "slots W"]  # a bit for each token of the vocabulary
+    bias_tokens: Int[Array, "slots B"]
+    bias_values: Float[Array, "slots B"]
+    bad_words: Int[Array, "slots N L"]
+    stop_tokens: Int[Array, "slots E"]
+
+
+def allocate_constraints(num_slots: int, vocab_size: int) -> Constraints:
+    return Constraints(
+        allowed=jnp.full((num_slots, -(-vocab_size // 32)), -1, jnp.int32),
+        bias_tokens=jnp.full((num_slots, MAX_BIASES), NO_TOKEN, jnp.int32),
+        bias_values=jnp.zeros((num_slots, MAX_BIASES), jnp.float32),
+        bad_words=jnp.full((num_slots, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, jnp.int32),
+        stop_tokens=jnp.full((num_slots, MAX_STOP_IDS), NO_TOKEN, jnp.int32),
+    )
+
+
+def constraint_line(s: Sampling, vocab_size: int) -> tuple[np.ndarray, ...]:
+    """A slot's line of each table, on the host."""
+    if len(s.logit_bias) > MAX_BIASES or len(s.bad_words) > MAX_BAD_WORDS or len(s.stop_ids) > MAX_STOP_IDS:
+        raise RequestError(
+            f"logit_bias, bad_words and stop ids hold at most {MAX_BIASES}, {MAX_BAD_WORDS} and {MAX_STOP_IDS} entries"
+        )
+    bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    if s.allowed_token_ids is None:
+        bits[:] = 1
+    else:
+        bits[list(s.allowed_token_ids)] = 1
+    allowed = np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view("<i4")[:, 0].astype(np.int32)
+    bias_tokens = np.full(MAX_BIASES, NO_TOKEN, np.int32)
+    bias_values = np.zeros(MAX_BIASES, np.float32)
+    for i, (token, value) in enumerate(s.logit_bias):
+        bias_tokens[i], bias_values[i] = token, value
+    bad_words = np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
+    for i, word in enumerate(s.bad_words):
+        if len(word) > MAX_BAD_WORD_TOKENS:
+            raise RequestError(f"a bad word is {len(word)} tokens long, at most {MAX_BAD_WORD_TOKENS}", "bad_words")
+        bad_words[i, MAX_BAD_WORD_TOKENS - len(word) :] = word
+    stop_tokens = np.full(MAX_STOP_IDS, NO_TOKEN, np.int32)
+    stop_tokens[: len(s.stop_ids)] = s.stop_ids
+    return allowed, bias_tokens, bias_values, bad_words, stop_tokens
+
+
+def write_line(tables: Constraints, slot: Int[Array, ""], line: tuple[Array, ...]) -> Constraints:
+    """The tables with one slot's line replaced."""
+    return Constraints(*(table.at[slot].set(part) for table, part in zip(tables, line, strict=True)))
+
+
+def apply_constraints(
+    logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], tables: Constraints
+) -> Float[Array, "R V"]:
+    """Logits with forbidden tokens at minus infinity and biases added, in the rows that ask for it."""
+    V = logits.shape[-1]
+    slot = rows.ints(Column.SLOT)
+    asks = (rows.ints(Column.NEEDS) & int(Needs.CONSTRAINTS) != 0)[:, None]
+    ids = jnp.arange(V, dtype=jnp.int32)
+    allowed = (tables.allowed[slot][:, ids // 32] >> (ids % 32)[None, :]) & 1
+    x = jnp.where(allowed == 1, logits, -jnp.inf)
+    x = scatter(x, forbidden_words(rows, history, tables.bad_words[slot]), -jnp.inf)
+    too_early = rows.kv_lens - rows.ints(Column.PROMPT_LEN) < rows.ints(Column.MIN_TOKENS)
+    x = scatter(x, jnp.where(too_early[:, None], tables.stop_tokens[slot], NO_TOKEN), -jnp.inf)
+    x = scatter(x, tables.bias_tokens[slot], tables.bias_values[slot])
+    return jnp.where(asks, x, logits)
+
+
+def scatter(x: Float[Array, "R V"], tokens: Int[Array, "R n"], value: Float[Array, "R n"] | float) -> Float[Array, "R V"]:
+    """Add `value` at `tokens`; `NO_TOKEN` adds nowhere."""
+    lines = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    return x.at[lines, jnp.where(tokens == NO_TOKEN, x.shape[1], tokens)].add(value, mode="drop")
+
+
+def forbidden_words(rows: RowTable, history: Int[Array, "slots N"], words: Int[Array, "R W L"]) -> Int[Array, "R W"]:
+    """The last token of each bad word whose other tokens have just been said, `NO_TOKEN` for the rest."""
+    before = words.shape[-1] - 1
+    position = rows.kv_lens[:, None] - before + jnp.arange(before, dtype=jnp.int32)[None, :]
+    said = history[rows.ints(Column.SLOT)[:, None], jnp.maximum(position, 0)]
+    said = jnp.where(position >= 0, said, NO_TOKEN - 1)  # nothing equals what was never said
+    prefix = words[:, :, :-1]
+    match = ((prefix == NO_TOKEN) | (prefix == said[:, None, :])).all(-1)
+    return jnp.where(match, words[:, :, -1], NO_TOKEN)

@@ -1,0 +1,177 @@
+"""The executor for the devices of this process: packs a plan, dispatches the compiled step, reads what came back."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from pallas_kernels.ragged_paged_attention import allocate_pages
+
+from orca_jax.core.errors import EngineError
+from orca_jax.core.plan import Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.execution.buckets import Bucket, smallest
+from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line, write_line
+from orca_jax.execution.forward import AttentionOptions
+from orca_jax.execution.packing import Packer, packed_size
+from orca_jax.execution.programs import COMPILES, Program, Progress, abstract, compile_all
+from orca_jax.execution.prompt_logprobs import PromptScorer
+from orca_jax.execution.sampler import MAX_LOGPROBS
+from orca_jax.execution.step import StepOutput, StepShape, make_step
+from orca_jax.models.decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorOptions:
+    """Everything that sizes the device's memory and the list of programs. `max_model_len` is in tokens."""
+
+    buckets: tuple[Bucket, ...]
+    num_slots: int
+    num_pages: int
+    max_model_len: int
+    attention: AttentionOptions
+    kv_dtype: Any
+
+    @property
+    def pages_per_row(self) -> int:
+        return -(-self.max_model_len // self.attention.page_size)
+
+
+@dataclass(slots=True)
+class InFlight:
+    plan: StepPlan
+    order: list[int]
+    output: StepOutput
+
+
+class LocalExecutor:
+    """Owns the parameters, the K/V cache and the per-slot tables; knows rows and buckets, not requests.
+
+    `warm_up` must have run before the first launch. Memory is allocated once, in the constructor.
+    """
+
+    depth = 1
+
+    def __init__(self, model: Decoder, options: ExecutorOptions):
+        self.options = options
+        self.vocab_size = model.config.vocab_size
+        self.graph, state = nnx.split(model)
+        leaves, self.treedef = jax.tree.flatten(state)
+        self.parameters = tuple(leaves)
+        self.cache = allocate_cache(model, options)
+        self.history = jnp.zeros((options.num_slots, options.max_model_len + 1), jnp.int32)
+        self.constraints = allocate_constraints(options.num_slots, self.vocab_size)
+        self.packer = Packer(options.num_slots, options.pages_per_row)
+        self.scorer = PromptScorer(model, self.graph, self.treedef)
+        self.steps: dict[Bucket, jax.stages.Compiled] = {}
+        self.write_constraints: jax.stages.Compiled | None = None
+        self.in_flight: deque[InFlight] = deque()
+        self.iterations = {bucket: 0 for bucket in options.buckets}
+        self.warm_up_compiles = 0
+        self.compiles_at_start = COMPILES.count
+
+    def warm_up(self, progress: Progress | None = None) -> None:
+        """Compile every program, and run each once on an empty iteration, so that the first request pays for nothing."""
+        before = COMPILES.count
+        *steps, self.write_constraints, score = compile_all(self._programs(), progress)
+        self.steps = dict(zip(self.options.buckets, steps, strict=True))
+        self.scorer.use(score)
+        for bucket in self.options.buckets:
+            self._run(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
+        jax.block_until_ready(self.history)
+        self.warm_up_compiles = COMPILES.count - before
+        self.compiles_at_start = COMPILES.count
+
+    def launch(self, plan: StepPlan) -> None:
+        """Dispatch one iteration. Raises `ValueError` when it fits no bucket, `EngineError` before the warm-up."""
+        bucket = smallest(self.options.buckets, plan.num_tokens, len(plan.rows))
+        for seat in self.packer.new_seats(plan):
+            if seat.sampling.has_constraints:
+                self._constrain(seat)
+        packed, order = self.packer.pack(plan, bucket)
+        output = self._run(bucket, packed)
+        output.packed.copy_to_host_async()
+        self.iterations[bucket] += 1
+        self.in_flight.append(InFlight(plan, order, output))
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest iteration in flight."""
+        done = self.in_flight.popleft()
+        packed = np.asarray(done.output.packed)
+        tokens = [-1] * len(done.plan.rows)
+        logprobs: dict[int, TokenLogprobs] = {}
+        for line, i in enumerate(done.order):
+            row = done.plan.rows[i]
+            if row.samples:
+                tokens[i] = int(packed[line, 0])
+                if row.seat.sampling.logprobs is not None:
+                    logprobs[i] = read_logprobs(packed[line], row.seat.sampling.logprobs)
+        return StepResult(tuple(tokens), logprobs, self.scorer.score(done.plan, done.order, done.output.hidden, self.parameters))
+
+    def statistics(self) -> dict[str, float | int | str]:
+        return {
+            "attention": self.options.attention.implementation,
+            "programs": len(self.steps) + 2,
+            "warm_up_compiles": self.warm_up_compiles,
+            "compiles_after_warm_up": COMPILES.count - self.compiles_at_start,
+            "kv_cache_bytes": sum(x.nbytes for x in self.cache),
+            **{f"iterations_t{b.tokens}_r{b.rows}": n for b, n in self.iterations.items()},
+        }
+
+    def close(self) -> None:
+        """Delete the device's arrays: cache, tables and parameters."""
+        self.in_flight.clear()
+        for array in jax.tree.leaves((self.cache, self.history, self.constraints, self.parameters)):
+            if not array.is_deleted():
+                array.delete()
+        self.steps = {}
+
+    def _run(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
+        if bucket not in self.steps:
+            raise EngineError("the executor has not been warmed up, or is closed")
+        self.cache, self.history, output = self.steps[bucket](
+            self.parameters, self.cache, self.history, self.constraints, packed
+        )
+        return output
+
+    def _constrain(self, seat: Seat) -> None:
+        if self.write_constraints is None:
+            raise EngineError("the executor has not been warmed up, or is closed")
+        line = constraint_line(seat.sampling, self.vocab_size)
+        self.constraints = Constraints(*self.write_constraints(self.constraints, np.int32(seat.slot), line))
+
+    def _programs(self) -> list[Program]:
+        o = self.options
+        memory = abstract((self.parameters, self.cache, self.history, self.constraints))
+        steps = [
+            Program(
+                f"step of {bucket.tokens} tokens in {bucket.rows} rows",
+                make_step(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention)),
+                (*memory, jax.ShapeDtypeStruct((packed_size(bucket, o.pages_per_row),), jnp.int32)),
+                donate=(1, 2),
+            )
+            for bucket in o.buckets
+        ]
+        line = abstract(tuple(x[0] for x in self.constraints))
+        slot = jax.ShapeDtypeStruct((), jnp.int32)
+        write = Program("constraints", write_line, (abstract(self.constraints), slot, line), donate=(0,))
+        return [*steps, write, self.scorer.program(memory[0])]
+
+
+def allocate_cache(model: Decoder, o: ExecutorOptions) -> list[jax.Array]:
+    """One array of pages for each layer."""
+    c = model.config
+    return [
+        allocate_pages(o.attention.implementation, o.num_pages, o.attention.page_size, c.num_kv_heads, c.head_dim, o.kv_dtype)
+        for _ in range(c.num_layers)
+    ]
+
+
+def read_logprobs(line: np.ndarray, count: int) -> TokenLogprobs:
+    """One row of the step's packed output, `i32[OUTPUT_WIDTH]`."""
+    logprob = line[1:2].view(np.float32)[0]
+    top_tokens = line[3 : 3 + MAX_LOGPROBS].tolist()
+    top = line[3 + MAX_LOGPROBS :].view(np.float32).tolist()
+    return TokenLogprobs(int(line[0]), float(logprob), int(line[2]), tuple(zip(top_tokens[:count], top[:count], strict=True)))

@@ -1,0 +1,79 @@
+"""Compiling: every program the executor will ever run is made here, before serving, and counted.
+
+Programs are kept as compiled objects, which refuse other shapes instead of compiling for them: after the warm-up nothing
+can compile, and the counter says so.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import monitoring
+
+Progress = Callable[[int, int, str], None]
+"""`(done, total, what)`, called as each program becomes ready."""
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class CompileCounter:
+    """How many programs XLA has been asked for since the counter was made, in the whole process.
+
+    JAX keeps its listeners for good, so there is one counter (`COMPILES`), made when this module is imported; who wants
+    to know about a span of time takes the difference.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        if event == COMPILE_EVENT:
+            self.count += 1
+
+
+COMPILES = CompileCounter()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Something to compile: a function, the abstract arguments to compile it for, what of them is donated."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    donate: tuple[int, ...] = ()
+
+    def lower(self) -> jax.stages.Lowered:
+        return jax.jit(self.function, donate_argnums=self.donate).lower(*self.arguments)
+
+
+def compile_all(programs: Iterable[Program], progress: Progress | None = None) -> list[jax.stages.Compiled]:
+    """Every program, compiled. Lowering holds Python's lock and runs here; XLA compiles beside it in threads."""
+    programs = list(programs)
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+        futures = [pool.submit(program.lower().compile) for program in programs]
+        compiled = []
+        for program, future in zip(programs, futures, strict=True):
+            compiled.append(future.result())
+            if progress is not None:
+                progress(len(compiled), len(programs), program.name)
+    return compiled
+
+
+def use_compilation_cache(folder: Path | None) -> None:
+    """Keep compiled programs in `folder` across runs, small ones too, unless JAX has been told another place already."""
+    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def abstract(tree: Any) -> Any:
+    """The shapes and dtypes of a tree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
