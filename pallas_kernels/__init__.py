@@ -1,0 +1,1 @@
+"""Operations written for one kind of hardware at a time, one folder each. Usable without orca_jax."""

@@ -1,0 +1,27 @@
+"""Attention of a ragged batch over a paged K/V cache: one call serves whole prompts, chunks and single tokens."""
+
+from pallas_kernels.ragged_paged_attention.api import (
+    IMPLEMENTATIONS,
+    allocate_pages,
+    from_canonical,
+    pages_shape,
+    prepare,
+    ragged_paged_attention,
+    resolve,
+    to_canonical,
+    write_kv,
+)
+from pallas_kernels.ragged_paged_attention.metadata import Metadata
+
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Metadata",
+    "allocate_pages",
+    "from_canonical",
+    "pages_shape",
+    "prepare",
+    "ragged_paged_attention",
+    "resolve",
+    "to_canonical",
+    "write_kv",
+]
