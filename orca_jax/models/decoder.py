@@ -37,10 +37,8 @@ class Decoder(nnx.Module):
         c = config
         self.config = c
         self.embedding = param(rngs, (c.vocab_size, c.hidden_size), dtype, ("vocab", "embed"))
-        self.positions = None
-        if c.rope is None:
-            rows = c.max_position_embeddings + c.position_offset
-            self.positions = param(rngs, (rows, c.hidden_size), dtype, ("position", "embed"))
+        table = (c.max_position_embeddings + c.position_offset, c.hidden_size)
+        self.positions = param(rngs, table, dtype, ("position", "embed")) if c.rope is None else None
         self.layers = nnx.List([DecoderLayer(c, dtype=dtype, rngs=rngs) for _ in range(c.num_layers)])
         self.norm = Norm(c.hidden_size, ("embed",), c.norm, c.norm_eps, dtype=dtype)
         self.head = None if c.tie_embeddings else param(rngs, (c.vocab_size, c.hidden_size), dtype, ("vocab", "embed"))

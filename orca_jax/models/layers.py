@@ -45,6 +45,11 @@ def product(x: Float[Array, "T i"], weight: Float[Array, "*out i"]) -> Float[Arr
     )
 
 
+def beside(weight: nnx.Param, x: Float[Array, "*n D"]) -> Float[Array, "*ones D"]:
+    """The weight in float32 and in `x`'s rank, so that no shape is ever broadcast by accident."""
+    return lax.broadcast_to_rank(weight[...].astype(jnp.float32), x.ndim)
+
+
 class Linear(nnx.Module):
     """`[T, in] -> [T, *out]`, with or without a bias."""
 
@@ -54,7 +59,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "T i"]) -> Float[Array, "T *out"]:
         y = product(x, self.weight[...])
-        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+        return y if self.bias is None else y + beside(self.bias, y)
 
 
 class Norm(nnx.Module):
@@ -69,8 +74,8 @@ class Norm(nnx.Module):
         x = x.astype(jnp.float32)
         if self.bias is not None:
             x = x - x.mean(-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * self.scale[...].astype(jnp.float32)
-        return x if self.bias is None else x + self.bias[...].astype(jnp.float32)
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * beside(self.scale, x)
+        return x if self.bias is None else x + beside(self.bias, x)
 
 
 class MLP(nnx.Module):

@@ -15,5 +15,6 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Float[np.ndarray, " 
 
 def rotation(rope: RopeConfig, head_dim: int, positions: Int[Array, " T"]) -> Rotation:
     """Cosines and sines `f32[T, C / 2]` for each token's position."""
-    angles = positions[:, None].astype(jnp.float32) * jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)
+    turns = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)
+    angles = positions[:, None].astype(jnp.float32) * turns[None, :]
     return jnp.cos(angles), jnp.sin(angles)
