@@ -52,7 +52,7 @@ print(hashlib.sha256(b"".join(pathlib.Path(p).read_bytes() for p in sys.argv[1:]
   if [ "$installed" = "$due $extra" ]; then return; fi
   rm -f "$stamp"
   echo "installing orca-jax and its pinned dependencies ($extra) into $dir, once" >&2
-  (cd "$ROOT" && "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
+  (cd "$ROOT" && "$dir/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint requirements.lock --editable "$([ "$extra" = dev ] && echo '.[dev]' || echo .)") || return
   echo "$due $extra" >"$stamp"
 }
