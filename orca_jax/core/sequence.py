@@ -19,15 +19,20 @@ class Sequence:
     """The state of one answer, owned by the pool and changed by the scheduler alone.
 
     Positions count from 0 at the first prompt token. `num_launched` of them have been handed to the executor;
-    `in_flight` rows have not come back, `unread` of those bring a token the host has not seen.
+    `in_flight` rows have not come back, `unread` of those bring a token the host has not seen. `max_output` is the
+    request's `max_tokens`, kept here with `prompt_len` because every iteration asks for them.
     """
 
-    __slots__ = ("request", "index", "seat", "output", "num_launched", "in_flight", "unread", "iterations",
-                 "finish_reason", "stop_reason")  # fmt: skip
+    __slots__ = ("request", "index", "prompt_len", "max_output", "seat", "output", "num_launched", "in_flight",
+                 "unread", "iterations", "finish_reason", "stop_reason")  # fmt: skip
 
     def __init__(self, request: Request, index: int):
+        if request.params.max_tokens is None:
+            raise ValueError(f"request {request.request_id} reached the engine without max_tokens")
         self.request = request
         self.index = index
+        self.prompt_len = len(request.prompt_token_ids)
+        self.max_output = request.params.max_tokens
         self.seat: Seat | None = None
         self.output: list[int] = []
         self.num_launched = 0
@@ -42,20 +47,9 @@ class Sequence:
         return (self.request.request_id, self.index)
 
     @property
-    def prompt_len(self) -> int:
-        return len(self.request.prompt_token_ids)
-
-    @property
     def max_len(self) -> int:
         """The paper's `max_tokens`: prompt and output together, in tokens."""
         return self.prompt_len + self.max_output
-
-    @property
-    def max_output(self) -> int:
-        max_tokens = self.request.params.max_tokens
-        if max_tokens is None:
-            raise ValueError(f"request {self.request.request_id} reached the engine without max_tokens")
-        return max_tokens
 
     @property
     def num_tokens(self) -> int:

@@ -1,0 +1,44 @@
+"""Fixed-size pages of K/V memory: the paper's slots, paged so that nothing has to be contiguous."""
+
+import numpy as np
+
+from orca_jax.core.errors import EngineError
+
+
+class PageAllocator:
+    """Hands out pages and takes them back. Knows nothing about sequences.
+
+    Deterministic: what was given back last is handed out first, so a recorded run finds the same pages again.
+    """
+
+    def __init__(self, num_pages: int):
+        self.num_pages = num_pages
+        self.num_free = num_pages
+        self._stack = np.arange(num_pages - 1, -1, -1, dtype=np.int32)  # its first `num_free` entries are free
+        self._is_free = np.ones(num_pages, dtype=bool)
+
+    def take(self, count: int) -> np.ndarray | None:
+        """`count` pages as i32[count], or None and no change at all where so many are not free."""
+        if count > self.num_free:
+            return None
+        top = self.num_free
+        self.num_free -= count
+        pages = self._stack[self.num_free : top][::-1].copy()
+        self._is_free[pages] = False
+        return pages
+
+    def give_back(self, pages: np.ndarray) -> None:
+        """Make `pages` i32[p] free again. Raises EngineError for a page that is free already or given twice."""
+        free_already = pages[self._is_free[pages]]
+        if free_already.size:
+            raise EngineError(f"page {free_already[0]} was given back, but it is free already")
+        self._stack[self.num_free : self.num_free + len(pages)] = pages[::-1]
+        self.num_free += len(pages)
+        self._is_free[pages] = True
+
+    def check(self) -> None:
+        """Raise EngineError unless every page is either free, once, or handed out."""
+        free = self._stack[: self.num_free]
+        marked = int(self._is_free.sum())
+        if marked != self.num_free or not self._is_free[free].all() or len(np.unique(free)) != self.num_free:
+            raise EngineError(f"free pages disagree: {self.num_free} on the stack, {marked} marked free")
