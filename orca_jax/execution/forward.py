@@ -34,36 +34,37 @@ def forward(
     The layers are alike, so one jitted function serves all of them: it is traced and lowered once for each distinct
     attention window instead of once for each layer, and XLA inlines it.
     """
-    metadata = prepare(
-        rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows, num_tokens=tokens.shape[0],
-        page_size=options.page_size, uniform=options.uniform,
-    )  # fmt: skip
-    run = {w: layer_function(model, w, rows, options) for w in {model.config.window(i) for i in range(len(cache))}}
+    windows = {model.config.window(i) for i in range(len(cache))}
+    run = {window: layer_function(model, window, rows, tokens.shape[0], options) for window in windows}
     x, turn = model.embed(tokens, positions)
     out = []
     for i, (layer, pages) in enumerate(zip(model.layers, cache, strict=True)):
-        x, pages = run[model.config.window(i)](layer, x, turn, pages, metadata)
+        x, pages = run[model.config.window(i)](layer, x, turn, pages)
         out.append(pages)
     return model.norm(x), out
 
 
-def layer_function(model: Decoder, window: int | None, rows: RowTable, options: AttentionOptions) -> Callable[..., Any]:
-    """`(layer, x, turn, pages, metadata) -> (x, pages)`, jitted, for the layers with this window."""
+def layer_function(
+    model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions
+) -> Callable[..., tuple[Array, Array]]:
+    """`(layer, x, turn, pages) -> (x, pages)` for the layers with this window, what they share worked out once."""
     scale = model.config.head_dim**-0.5
-    arguments = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
+    table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
+    metadata = prepare(
+        *table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window, uniform=options.uniform,
+        implementation=options.implementation,
+    )  # fmt: skip
 
     @jax.jit
-    def run(layer: Any, x: Array, turn: Any, pages: Array, metadata: Any) -> tuple[Array, Array]:
+    def run(layer: Any, x: Array, turn: Any, pages: Array, table: Any, metadata: Any) -> tuple[Array, Array]:
         def attend(q: Array, k: Array, v: Array, pages: Array) -> tuple[Array, Array]:
-            with jax.named_scope("kv_write"):
-                pages = write_kv(pages, k, v, *arguments, metadata=metadata)
-            with jax.named_scope("ragged_attention"):
-                y = ragged_paged_attention(
-                    q, pages, *arguments, sm_scale=scale, sliding_window=window,
-                    implementation=options.implementation, metadata=metadata,
-                )  # fmt: skip
+            pages = write_kv(pages, k, v, *table, implementation=options.implementation, metadata=metadata)
+            y = ragged_paged_attention(
+                q, pages, *table, sm_scale=scale, sliding_window=window, uniform=options.uniform,
+                implementation=options.implementation, metadata=metadata,
+            )  # fmt: skip
             return y, pages
 
         return layer(x, turn, pages, attend)
 
-    return run
+    return lambda layer, x, turn, pages: run(layer, x, turn, pages, table, metadata)

@@ -11,7 +11,7 @@ from flax import nnx
 from pallas_kernels.ragged_paged_attention import allocate_pages
 
 from orca_jax.core.errors import EngineError
-from orca_jax.core.plan import Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.core.plan import Sampling, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.execution.buckets import Bucket, smallest
 from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line, write_line
 from orca_jax.execution.forward import AttentionOptions
@@ -69,23 +69,22 @@ class LocalExecutor:
         self.write_constraints: jax.stages.Compiled | None = None
         self.in_flight: deque[InFlight] = deque()
         self.iterations = {bucket: 0 for bucket in options.buckets}
-        self.warm_up_compiles = 0
-        self.compiles_at_start = COMPILES.count
+        self.compiles_after_warm_up = 0
 
     def warm_up(self, progress: Progress | None = None) -> None:
         """Compile every program, and run each once on an empty iteration, so that the first request pays for nothing."""
-        before = COMPILES.count
         *steps, self.write_constraints, score = compile_all(self._programs(), progress)
         self.steps = dict(zip(self.options.buckets, steps, strict=True))
         self.scorer.use(score)
         for bucket in self.options.buckets:
             self._run(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
+        self.write_constraints(allocate_constraints(self.options.num_slots, self.vocab_size), np.int32(0),
+                               constraint_line(Sampling(), self.vocab_size))  # fmt: skip
         jax.block_until_ready(self.history)
-        self.warm_up_compiles = COMPILES.count - before
-        self.compiles_at_start = COMPILES.count
 
     def launch(self, plan: StepPlan) -> None:
         """Dispatch one iteration. Raises `ValueError` when it fits no bucket, `EngineError` before the warm-up."""
+        before = COMPILES.count
         bucket = smallest(self.options.buckets, plan.num_tokens, len(plan.rows))
         for seat in self.packer.new_seats(plan):
             if seat.sampling.has_constraints:
@@ -95,9 +94,11 @@ class LocalExecutor:
         output.packed.copy_to_host_async()
         self.iterations[bucket] += 1
         self.in_flight.append(InFlight(plan, order, output))
+        self.compiles_after_warm_up += COMPILES.count - before
 
     def collect(self) -> StepResult:
         """Wait for the oldest iteration in flight."""
+        before = COMPILES.count
         done = self.in_flight.popleft()
         packed = np.asarray(done.output.packed)
         tokens = [-1] * len(done.plan.rows)
@@ -108,14 +109,15 @@ class LocalExecutor:
                 tokens[i] = int(packed[line, 0])
                 if row.seat.sampling.logprobs is not None:
                     logprobs[i] = read_logprobs(packed[line], row.seat.sampling.logprobs)
-        return StepResult(tuple(tokens), logprobs, self.scorer.score(done.plan, done.order, done.output.hidden, self.parameters))
+        prompt_logprobs = self.scorer.score(done.plan, done.order, done.output.hidden, self.parameters)
+        self.compiles_after_warm_up += COMPILES.count - before
+        return StepResult(tuple(tokens), logprobs, prompt_logprobs)
 
     def statistics(self) -> dict[str, float | int | str]:
         return {
             "attention": self.options.attention.implementation,
             "programs": len(self.steps) + 2,
-            "warm_up_compiles": self.warm_up_compiles,
-            "compiles_after_warm_up": COMPILES.count - self.compiles_at_start,
+            "compiles_after_warm_up": self.compiles_after_warm_up,
             "kv_cache_bytes": sum(x.nbytes for x in self.cache),
             **{f"iterations_t{b.tokens}_r{b.rows}": n for b, n in self.iterations.items()},
         }

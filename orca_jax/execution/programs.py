@@ -5,6 +5,7 @@ can compile, and the counter says so.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,19 +22,24 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class CompileCounter:
-    """How many programs XLA has been asked for since the counter was made, in the whole process.
+    """How many programs XLA has been asked for by the calling thread.
 
     JAX keeps its listeners for good, so there is one counter (`COMPILES`), made when this module is imported; who wants
-    to know about a span of time takes the difference.
+    to know about a span of time takes the difference. Each thread has its own count: what a neighbour compiles is not
+    the engine's doing.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self._local = threading.local()
         monitoring.register_event_duration_secs_listener(self._listen)
+
+    @property
+    def count(self) -> int:
+        return self._local.__dict__.get("count", 0)
 
     def _listen(self, event: str, duration: float, **_: Any) -> None:
         if event == COMPILE_EVENT:
-            self.count += 1
+            self._local.count = self.count + 1
 
 
 COMPILES = CompileCounter()
