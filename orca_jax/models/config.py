@@ -9,7 +9,7 @@ class RopeConfig:
     """Rotary position embedding: the base and one of the scalings that checkpoints use.
 
     The fields past `kind` mean what they mean in a Hugging Face `rope_scaling`; the ones a kind does not use are ignored
-    by it.
+    by it. For "dynamic", `original_max_position_embeddings` is the model's `max_position_embeddings`.
     """
 
     theta: float = 10000.0
@@ -32,7 +32,8 @@ class DecoderConfig:
 
     Widths are in elements: D = `hidden_size`, H = `num_heads`, K = `num_kv_heads`, C = `head_dim`,
     F = `intermediate_size`, V = `vocab_size`, L = `num_layers`. `rope` is None for learned positions, whose table starts
-    `position_offset` rows late (2 for OPT).
+    `position_offset` rows late (2 for OPT). A layer with a `sliding_window` of w lets a token attend to itself and the
+    w - 1 before it.
     """
 
     family: str
@@ -64,3 +65,12 @@ class DecoderConfig:
 
     def window(self, layer: int) -> int | None:
         return self.sliding_window[layer] if self.sliding_window else None
+
+    @property
+    def max_context(self) -> int:
+        """The longest sequence that the positions, scaled as they are, were made for."""
+        if self.rope is None or self.rope.kind in ("default", "llama3"):
+            return self.max_position_embeddings
+        if self.rope.kind == "yarn":  # some checkpoints state the stretched length, some the original one
+            return max(self.max_position_embeddings, int(self.rope.original_max_position_embeddings * self.rope.factor))
+        return int(self.max_position_embeddings * self.rope.factor)
