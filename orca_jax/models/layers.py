@@ -36,13 +36,12 @@ def constant(value: float, shape: tuple[int, ...], dtype: jnp.dtype, axes: tuple
 def product(x: Float[Array, "T i"], weight: Float[Array, "*out i"]) -> Float[Array, "T *out"]:
     """The one matrix product of the engine: operands in the weight's dtype, result in float32."""
     exact = lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None
-    return lax.dot_general(
-        x.astype(weight.dtype),
-        weight,
-        (((1,), (weight.ndim - 1,)), ((), ())),
-        precision=exact,
-        preferred_element_type=jnp.float32,
+    # Two axes, whatever the weight's own: XLA:CPU turns a weight of more axes around, at every call.
+    flat = weight.reshape(-1, weight.shape[-1])
+    y = lax.dot_general(
+        x.astype(weight.dtype), flat, (((1,), (1,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
     )
+    return y.reshape(x.shape[0], *weight.shape[:-1])
 
 
 def beside(weight: nnx.Param, x: Float[Array, "*n D"]) -> Float[Array, "*ones D"]:
