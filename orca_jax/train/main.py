@@ -1,0 +1,63 @@
+"""`scripts/train_demo`: trains the demo model and writes the folder that ships inside the package."""
+
+import argparse
+import dataclasses
+import signal
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from orca_jax.train.config import TrainConfig, load_config
+from orca_jax.train.corpus import library_root
+from orca_jax.train.dataset import build_dataset
+from orca_jax.train.loop import Trainer, device_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="train_demo", description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/train/demo.toml")
+    parser.add_argument("--run", type=Path, default=Path("runs/train_demo"), help="checkpoints, tokenizer and curve")
+    parser.add_argument("--library", type=Path, default=None, help="sources to train on (this interpreter's library)")
+    parser.add_argument("--minutes", type=float, default=None, help="wall time of the whole run, instead of the config's")
+    parser.add_argument("--resume", action="store_true", help="continue the newest checkpoint in --run")
+    parser.add_argument("--export", type=Path, default=None, help="where the finished model is written")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    config = load_config(args.config)
+    if args.minutes is not None:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, minutes=args.minutes, steps=None))
+    trainer = prepare(config, args.run, args.library or library_root(), resume=args.resume)
+    signal.signal(signal.SIGTERM, lambda *_: trainer.interrupt())
+    signal.signal(signal.SIGINT, lambda *_: trainer.interrupt())
+    if not trainer.run():
+        print(f"interrupted at step {trainer.progress.step}; go on with --resume", flush=True)
+        return 130
+    trainer.evaluate()
+    return 0
+
+
+def prepare(config: TrainConfig, folder: Path, library: Path, *, resume: bool) -> Trainer:
+    """A trainer with its data read; the tokenizer is trained once and then belongs to the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tokenizer.json"
+    dataset = build_dataset(config, library, Tokenizer.from_file(str(file)) if resume else None)
+    dataset.tokenizer.save(str(file))
+    trainer = Trainer(config, dataset, folder)
+    if resume:
+        trainer.resume()
+    weights = sum(weight.size for weight in trainer.parameters.values())
+    print(
+        f"{weights / 1e6:.2f} M parameters on {device_line()}; {sum(map(len, dataset.train)) / 1e6:.2f} M tokens in "
+        f"{len(dataset.train)} documents, {len(dataset.held_out)} modules held out",
+        flush=True,
+    )
+    return trainer
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
