@@ -29,7 +29,7 @@ class SchedulerCost:
 
 
 def measure(num_rows: int, num_waiting: int = 10_000, lookahead: int = 1, iterations: int = 400) -> SchedulerCost:
-    """Run a full batch for `iterations` iterations, requests of 40 to 103 tokens ending and being replaced meanwhile."""
+    """Run full batches for `iterations` iterations, while requests of 40 to 103 tokens end and others take their place."""
     scheduler = _loaded_scheduler(num_rows, num_waiting + iterations * num_rows // 40, lookahead)
     in_flight: deque[Batch] = deque()
     result = StepResult(tokens=(1,) * num_rows)
@@ -49,10 +49,8 @@ def report() -> str:
     lines = ["rows  waiting  lookahead  median ms  p90 ms"]
     for num_rows in (16, 64, 256):
         for lookahead in (0, 1):
-            cost = measure(num_rows, lookahead=lookahead)
-            lines.append(
-                f"{cost.num_rows:4}  {cost.num_waiting:7}  {cost.lookahead:9}  {cost.median_ms:9.3f}  {cost.p90_ms:6.3f}"
-            )
+            c = measure(num_rows, lookahead=lookahead)
+            lines.append(f"{c.num_rows:4}  {c.num_waiting:7}  {c.lookahead:9}  {c.median_ms:9.3f}  {c.p90_ms:6.3f}")
     return "\n".join(lines)
 
 

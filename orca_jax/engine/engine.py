@@ -80,7 +80,7 @@ class Engine:
             )
 
     def abort(self, request_id: str) -> None:
-        """End a request now; its last output comes with the next `step`. One that is unknown or has ended is ignored."""
+        """End a request now; its last output comes with the next `step`. An unknown or ended one is ignored."""
         self._end(self.scheduler.pool.of_request(request_id), "abort")
 
     def step(self) -> list[RequestOutput]:

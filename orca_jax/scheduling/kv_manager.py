@@ -80,15 +80,17 @@ class KVManager:
         return sequence.seat
 
     def check(self, sequences: Iterable[Sequence]) -> None:
-        """Raise EngineError unless exactly the seated ones among `sequences` hold all that is not free, each its own."""
+        """Raise EngineError unless the seated ones of `sequences`, all that live, hold what is not free, each its own."""
         self._pages.check()
         seated = [sequence for sequence in sequences if sequence.seat is not None]
         if set(seated) != set(self._seated):
             raise EngineError(f"{len(self._seated)} sequences hold a seat, but {len(seated)} live ones say so")
         seats = [sequence.seat for sequence in seated if sequence.seat is not None]
-        held = [page for seat in seats for page in seat.pages.tolist()]
-        if len(set(held)) != len(held) or len(held) != self.pages_reserved:
-            raise EngineError(f"{len(set(held))} pages in {len(held)} places, but {self.pages_reserved} are reserved")
+        held = np.concatenate([np.zeros(0, np.int32), *(seat.pages for seat in seats)])
+        if len(np.unique(held)) != len(held) or len(held) != self.pages_reserved or self._pages.any_free(held):
+            raise EngineError(
+                f"seats name {len(held)} pages, {self.pages_reserved} are reserved; or some are shared or free"
+            )
         slots = sorted([seat.slot for seat in seats] + self._free_slots)
         if slots != list(range(self.num_slots)):
             raise EngineError(f"slots held and free must be 0 to {self.num_slots - 1}, each once, got {slots}")

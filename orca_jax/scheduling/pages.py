@@ -28,13 +28,15 @@ class PageAllocator:
         return pages
 
     def give_back(self, pages: np.ndarray) -> None:
-        """Make `pages` i32[p] free again. Raises EngineError for a page that is free already or given twice."""
-        free_already = pages[self._is_free[pages]]
-        if free_already.size:
-            raise EngineError(f"page {free_already[0]} was given back, but it is free already")
+        """Make `pages` i32[p] free again. Raises EngineError, and does nothing, where one is free or named twice."""
+        if self._is_free[pages].any() or len(set(pages.tolist())) != len(pages):
+            raise EngineError(f"pages {pages.tolist()} were given back, but some are free already or named twice")
         self._stack[self.num_free : self.num_free + len(pages)] = pages[::-1]
         self.num_free += len(pages)
         self._is_free[pages] = True
+
+    def any_free(self, pages: np.ndarray) -> bool:
+        return bool(self._is_free[pages].any())
 
     def check(self) -> None:
         """Raise EngineError unless every page is either free, once, or handed out."""

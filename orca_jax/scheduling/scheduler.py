@@ -7,7 +7,6 @@ here asks which of these it is; the phase is derived for whoever wants to see it
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from orca_jax.core.errors import ConfigError, RequestError
 from orca_jax.core.plan import Row, Seat, StepPlan, StepResult, TokenLogprobs
@@ -126,7 +125,7 @@ class Scheduler:
         return (sequence for sequence in self.pool.by_arrival() if sequence.in_flight == 0)
 
     def check(self) -> None:
-        """Raise EngineError where the pool or the K/V manager contradicts itself. Walks everything: not for each step."""
+        """Raise EngineError where pool or K/V manager contradict themselves. Walks all that live: not for every step."""
         self.pool.check()
         self.kv.check(self.pool.by_arrival())
 

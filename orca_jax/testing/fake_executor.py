@@ -29,7 +29,7 @@ def _mix(value: int, *more: int) -> int:
 
 @dataclass(frozen=True)
 class FakeModel:
-    """Ids below `vocab_size`. `eos_id` comes once in `eos_every` tokens, by chance of the hash; never where that is None."""
+    """Ids below `vocab_size`. `eos_id` comes about once in `eos_every` tokens, as the hash has it; None is never."""
 
     vocab_size: int = 1000
     eos_id: int = 0
@@ -144,7 +144,8 @@ class FakeExecutor:
             life = self._lives[seat.slot] = _Life(seat, self._num_lives)
             self._num_lives += 1
             self._owner[seat.pages] = life.number
-        _require(life is not None, f"slot {seat.slot} begins at position {row.start}")
+        if life is None:
+            raise EngineError(f"a plan that cannot be right: slot {seat.slot} begins at position {row.start}")
         if seat is not life.seat:
             kept = life.seat.pages
             _require(np.array_equal(seat.pages[: len(kept)], kept), f"slot {seat.slot} changed hands or lost pages")
