@@ -122,6 +122,8 @@ class Packer:
             order += [i for i, row in enumerate(rows) if row.count > 1]
             rows = tuple(rows[i] for i in order)
         packed = np.zeros(packed_size(bucket, self.pages_per_row), np.int32)
+        if not rows:
+            return packed, order
         packed[0] = len(rows)
         tokens = [token for row in rows for token in (row.tokens or (ON_DEVICE,))]
         packed[HEADER : HEADER + len(tokens)] = tokens

@@ -106,7 +106,7 @@ def above_min_p(x: Float[Array, "R V"], min_p: Float[Array, " R"]) -> Bool[Array
 
 def ordered(x: Float[Array, "R V"]) -> Int[Array, "R V"]:
     """Unsigned integers in the same order as the floats, so that bisection ends after 32 halvings at the exact value."""
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)  # the two zeros are one number
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 

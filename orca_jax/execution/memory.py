@@ -1,0 +1,83 @@
+"""How much K/V memory there is to give: decided once at start, with the numbers stated."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from orca_jax.core.errors import ConfigError
+from orca_jax.models.config import DecoderConfig
+
+CPU_SHARE = 0.4  # of the host's free memory: the rest is for XLA's temporaries, the file cache and everybody else
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """The K/V pool: `num_pages` pages of `page_bytes`, and where the number comes from."""
+
+    num_pages: int
+    page_bytes: int
+    reason: str
+
+    @property
+    def bytes(self) -> int:
+        return self.num_pages * self.page_bytes
+
+
+def page_bytes(config: DecoderConfig, page_size: int, kv_dtype: jnp.dtype) -> int:
+    """Bytes of one page in all layers: `L x page_size x 2K x C` elements."""
+    elements = config.num_layers * page_size * 2 * config.num_kv_heads * config.head_dim
+    return elements * jnp.dtype(kv_dtype).itemsize
+
+
+def pool_size(
+    config: DecoderConfig, *, page_size: int, kv_dtype: jnp.dtype, max_num_seqs: int, max_model_len: int,
+    asked_bytes: int | None, gpu_memory_utilization: float,
+) -> PoolSize:  # fmt: skip
+    """Pages for `asked_bytes`, or else for `max_num_seqs` sequences of full length as far as memory goes.
+
+    Raises ConfigError, with the numbers, where not even one sequence of full length fits.
+    """
+    size = page_bytes(config, page_size, kv_dtype)
+    per_sequence = -(-max_model_len // page_size)
+    wanted = max_num_seqs * per_sequence
+    if asked_bytes is not None:
+        pages, reason = asked_bytes // size, f"kv_cache_memory_bytes = {asked_bytes}"
+    else:
+        room, what = available_bytes(gpu_memory_utilization)
+        pages = min(wanted, room // size)
+        reason = f"{max_num_seqs} sequences of {max_model_len} tokens" if pages == wanted else f"{what} allow no more"
+    if pages < per_sequence:
+        raise ConfigError(
+            f"the K/V pool would hold {pages} pages of {page_size} tokens ({reason}), but one sequence of max_model_len = "
+            f"{max_model_len} needs {per_sequence}, {per_sequence * size} bytes "
+            "(lower --max-model-len, or raise --kv-cache-memory-bytes)"
+        )
+    return PoolSize(pages, size, reason)
+
+
+def available_bytes(gpu_memory_utilization: float) -> tuple[int, str]:
+    """Memory that the pool may take on the default device, and what that is a share of."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return int(CPU_SHARE * free_host_bytes()), f"{CPU_SHARE:.0%} of the free host memory"
+    stats = device.memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        raise ConfigError(f"{device} does not say how much memory it has; set --kv-cache-memory-bytes")
+    room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0)
+    return max(room, 0), f"gpu_memory_utilization = {gpu_memory_utilization} of {stats['bytes_limit']} bytes"
+
+
+def free_host_bytes() -> int:
+    """What the kernel would give without swapping, within this process's container."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
