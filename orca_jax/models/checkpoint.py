@@ -53,18 +53,21 @@ def read_checkpoint(folder: Path) -> tuple[Family, CheckpointInfo]:
     """Everything but the weights. Raises CheckpointError naming file and key."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
-    values = read_json(folder / CONFIG)
-    fields = Fields(values, str(folder / CONFIG))
+    fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
+    path = folder / GENERATION
+    return describe(fields, Fields(read_json(path) if path.exists() else {}, str(path)), folder.name, folder)
+
+
+def describe(fields: Fields, generation: Fields, name: str, folder: Path | None) -> tuple[Family, CheckpointInfo]:
+    """What a config (and a generation config) means."""
     family = family_of(fields)
     if "quantization_config" in fields:
         method = (fields.inner("quantization_config") or fields).values.get("quant_method")
         raise fields.error("quantization_config", f"quantised weights are not supported (quant_method {method!r})")
     config = family.config(fields)
-    path = folder / GENERATION
-    generation = Fields(read_json(path) if path.exists() else {}, str(path))
     vocab = config.vocab_size
     return family, CheckpointInfo(
-        name=folder.name,
+        name=name,
         architecture=family.architecture,
         config=config,
         folder=folder,
@@ -73,7 +76,7 @@ def read_checkpoint(folder: Path) -> tuple[Family, CheckpointInfo]:
         pad_token_id=_token(fields, "pad_token_id", vocab, least=-1),
         eos_token_ids=_tokens(generation, "eos_token_id", vocab) or _tokens(fields, "eos_token_id", vocab),
         generation=_generation(generation),
-        fingerprint=hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps(fields.values, sort_keys=True).encode()).hexdigest(),
     )
 
 
@@ -94,7 +97,7 @@ def _token(fields: Fields, key: str, vocab: int, least: int = 0) -> int | None:
 
 def _tokens(fields: Fields, key: str, vocab: int) -> tuple[int, ...]:
     """One id or a list of them."""
-    value = fields.values.get(key)
+    value = fields.raw(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(type(token) is not int or not 0 <= token < vocab for token in ids):
         raise fields.error(key, f"token ids from 0 to {vocab - 1} are needed (vocab_size = {vocab})")

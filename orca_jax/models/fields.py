@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orca_jax.core.errors import CheckpointError
+from orca_jax.core.errors import CheckpointError, nearest
 
 REQUIRED: Final = object()
 
@@ -18,15 +18,27 @@ class Fields:
     def __init__(self, values: Mapping[str, object], source: str):
         self.values = values
         self.source = source
+        self._asked: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
-        return self.values.get(key) is not None
+        return self.raw(key) is not None
+
+    def raw(self, key: str, default: object = None) -> object:
+        """The value as it is, unchecked; `default` where the key is absent."""
+        self._asked.add(key)
+        return self.values.get(key, default)
+
+    def refuse_rest(self) -> None:
+        """Refuse keys that nobody has asked for: in a file of our own they are slips."""
+        for key in self.values:
+            if key not in self._asked:
+                raise CheckpointError(f"{self.source}: unknown key {key!r}{nearest(key, self._asked)}")
 
     def error(self, key: str, needed: str) -> CheckpointError:
         return CheckpointError(f"{self.source}: {key} = {brief(self.values.get(key))}, but {needed}")
 
     def _get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
+        value = self.raw(key)
         if value is None and default is REQUIRED:
             raise CheckpointError(f"{self.source}: {key} is {'null' if key in self.values else 'missing'}")
         return default if value is None else value
@@ -64,12 +76,12 @@ class Fields:
 
     def expect(self, key: str, wanted: object, why: str) -> None:
         """Refuse a setting that changes the model in a way that is not implemented here."""
-        if self.values.get(key, wanted) not in (wanted, None):
+        if self.raw(key, wanted) not in (wanted, None):
             raise self.error(key, f"only {wanted!r} is supported ({why})")
 
     def inner(self, key: str) -> "Fields | None":
         """The object under `key`, None where there is none."""
-        value = self.values.get(key)
+        value = self.raw(key)
         if value is None:
             return None
         if not isinstance(value, dict):

@@ -1,19 +1,24 @@
 """From a name to a model on the device."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from orca_jax.core.errors import ConfigError
-from orca_jax.models.checkpoint import CheckpointInfo, read_checkpoint
+from orca_jax.models.checkpoint import CheckpointInfo
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.dummy import fill_randomly
+from orca_jax.models.scan import LayerForm, stack_layers
+from orca_jax.models.source import find_model
 from orca_jax.models.weights import CheckpointWeights, Progress, fill, silent
 
+LOAD_FORMATS = ("auto", "safetensors", "dummy")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -27,35 +32,48 @@ class LoadedModel:
     dtype: np.dtype
 
 
-def abstract_model(config: DecoderConfig, dtype: str | np.dtype = "float32") -> Decoder:
+def abstract_model(config: DecoderConfig, dtype: str | np.dtype = "float32", layers: LayerForm = "unrolled") -> Decoder:
     """A model without memory: its parameters are `ShapeDtypeStruct`s, good for lowering and counting."""
-    return nnx.eval_shape(lambda: Decoder(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+
+    def build() -> Decoder:
+        model = Decoder(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+        return stack_layers(model) if layers == "scan" else model
+
+    return nnx.eval_shape(build)
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """Elements in all parameters, of an abstract model, too."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def load_model(
-    folder: str | Path,
+    model: str | Path,
     *,
     dtype: str = "auto",
     load_format: str = "auto",
     seed: int = 0,
+    revision: str | None = None,
+    layers: LayerForm = "unrolled",
     progress: Progress = silent,
 ) -> LoadedModel:
-    """The model in a Hugging Face folder, with its parameters in `dtype` on the default device.
+    """What `find_model` finds under the name, with its parameters in `dtype` on the default device.
 
-    `dtype` "auto" is what config.json asks for, else what the weights are stored in. `load_format` "dummy" needs only a
-    config.json and makes weights from `seed`. Raises CheckpointError or ConfigError before anything is allocated.
+    `dtype` "auto" is what the checkpoint asks for, else what its weights are stored in. `load_format` "dummy" needs only
+    a config and makes weights from `seed`. Raises CheckpointError or ConfigError before anything is allocated.
     """
-    if load_format not in ("auto", "safetensors", "dummy"):
-        raise ConfigError(f"load_format = {load_format!r}, but one of auto, safetensors, dummy is needed")
-    family, info = read_checkpoint(Path(folder))
-    if load_format == "dummy":
+    if load_format not in LOAD_FORMATS:
+        raise ConfigError(f"load_format = {load_format!r}, but one of {', '.join(LOAD_FORMATS)} is needed")
+    source = find_model(model, load_format=load_format, revision=revision)
+    family, info = source.read()
+    if load_format == "dummy" or source.is_preset:
         kind = run_dtype(dtype, info, "bfloat16")
-        model = fill_randomly(abstract_model(info.config, kind), kind, seed, progress)
-        return LoadedModel(model, info.config, info, kind)
-    weights = CheckpointWeights(Path(folder), family, info.config)
+        filled = fill_randomly(abstract_model(info.config, kind, layers), kind, seed, progress)
+        return LoadedModel(filled, info.config, info, kind)
+    weights = CheckpointWeights(source.path, family, info.config)
     kind = run_dtype(dtype, info, weights.dtype().name)
-    model = fill(weights, abstract_model(info.config, kind), kind, progress)
-    return LoadedModel(model, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind)
+    filled = fill(weights, abstract_model(info.config, kind, layers), kind, progress)
+    return LoadedModel(filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind)
 
 
 def run_dtype(asked: str, info: CheckpointInfo, fallback: str) -> np.dtype:

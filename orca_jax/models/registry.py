@@ -33,7 +33,7 @@ def family_of(fields: Fields) -> Family:
 
 
 def _architecture(fields: Fields) -> str | None:
-    names = fields.values.get("architectures")
+    names = fields.raw("architectures")
     if names is None:
         return None
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):

@@ -1,11 +1,14 @@
 """From tensors in files to parameters on the device, one at a time, after everything has been checked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path as Folder
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from orca_jax.core.errors import CheckpointError
 from orca_jax.models.config import DecoderConfig
@@ -29,6 +32,7 @@ class CheckpointWeights:
         tensors, self.digest = scan_folder(folder)
         prefix = family.optional_prefix
         self.strip = prefix if prefix and not any(name.startswith(prefix) for name in tensors) else ""
+        self.num_layers = config.num_layers
         self.targets = {target.path: target for target in family.targets(config)}
         self.entries = self._match(folder, family, config, tensors)
         self.total_bytes = sum(entry.num_bytes for entry in self.entries.values())
@@ -40,11 +44,14 @@ class CheckpointWeights:
             sizes[entry.kind] = sizes.get(entry.kind, 0) + entry.num_bytes
         return READABLE[max(sizes, key=lambda kind: sizes[kind])]
 
-    def __iter__(self) -> Iterator[Path]:
-        return iter(self.targets)
+    def is_stacked(self, path: Path) -> bool:
+        """Whether the path is that of a parameter of all layers at once."""
+        return path[0] == "layers" and not isinstance(path[1], int)
 
     def size(self, path: Path) -> int:
         """Bytes in the files for this parameter."""
+        if self.is_stacked(path):
+            return sum(self.size(_in_layer(path, i)) for i in range(self.num_layers))
         return sum(self.entries[piece.tensor].num_bytes for piece in self.targets[path].pieces)
 
     def read(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -80,17 +87,35 @@ class CheckpointWeights:
 
 
 def fill(weights: CheckpointWeights, model: nnx.Module, dtype: np.dtype, progress: Progress) -> nnx.Module:
-    """`model`, built without memory, with every parameter read, converted to `dtype` and put on the device."""
+    """`model`, built without memory, with every parameter read, converted to `dtype` and put on the device.
+
+    Stacked layers (see `scan.py`) are filled in place, layer by layer.
+    """
     graph, state = nnx.split(model)
     filled, done = [], 0
     for path, variable in nnx.to_flat_state(state):
         shape = variable.get_value().shape
-        array = jax.device_put(weights.read(path, shape, dtype))
+        if weights.is_stacked(path):
+            array = jnp.zeros(shape, dtype)
+            for i in range(shape[0]):
+                array = _set_layer(array, weights.read(_in_layer(path, i), shape[1:], dtype), i)
+        else:
+            array = jax.device_put(weights.read(path, shape, dtype))
         # without the wait, transfers would pile up and hold the whole model on the host
         filled.append((path, variable.replace(array.block_until_ready())))
         done += weights.size(path)
         progress(done, weights.total_bytes, ".".join(map(str, path)))
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _set_layer(stacked: Array, values: Array, layer: int) -> Array:
+    return stacked.at[layer].set(values)
+
+
+def _in_layer(path: Path, layer: int) -> Path:
+    """The path in one of the layers of a path in their stack."""
+    return (path[0], layer, *path[1:])
 
 
 def _check(entry: TensorEntry, shape: tuple[int, ...]) -> None:

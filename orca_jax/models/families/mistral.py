@@ -10,9 +10,9 @@ def read(fields: Fields) -> DecoderConfig:
     shape = read_shape(fields)
     windows: tuple[int | None, ...] = ()
     # absent means 4096 (the default of the format), null means full attention
-    if fields.values.get("sliding_window", 4096) is not None:
+    if fields.raw("sliding_window", 4096) is not None:
         windows = (fields.integer("sliding_window", 4096, most=MAX_POSITIONS),) * shape["num_layers"]
-    kinds = fields.values.get("layer_types")
+    kinds = fields.raw("layer_types")
     if isinstance(kinds, list) and any(kind != ("sliding_attention" if windows else "full_attention") for kind in kinds):
         raise fields.error("layer_types", "this architecture treats all layers alike (as its sliding_window says)")
     return DecoderConfig("mistral", sliding_window=windows, **shape)

@@ -13,7 +13,7 @@ def read_windows(fields: Fields, num_layers: int) -> tuple[int | None, ...]:
     window: int | None = None
     if fields.flag("use_sliding_window", False):
         window = fields.integer("sliding_window", 4096, most=MAX_POSITIONS)
-    kinds = fields.values.get("layer_types")
+    kinds = fields.raw("layer_types")
     if kinds is None:
         first = fields.integer("max_window_layers", 28, least=0, most=MAX_LAYERS)
         kinds = [LAYER_TYPES[window is not None and i >= first] for i in range(num_layers)]

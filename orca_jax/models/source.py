@@ -1,0 +1,56 @@
+"""Where a model is: what the `model` argument means, decided once, before anything is read."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orca_jax.core.errors import CheckpointError, ConfigError, nearest
+from orca_jax.core.resources import demo_model_dir
+from orca_jax.models.checkpoint import CheckpointInfo, read_checkpoint
+from orca_jax.models.families.base import Family
+from orca_jax.models.hub import HUB_ID, fetch
+from orca_jax.models.presets import preset_names, preset_path, read_preset
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A checkpoint's folder, or (`is_preset`) a TOML file with nothing but a shape. `revision` is the Hub commit."""
+
+    name: str
+    path: Path
+    is_preset: bool = False
+    revision: str | None = None
+
+    def read(self) -> tuple[Family, CheckpointInfo]:
+        """Family and facts, without the weights. Raises CheckpointError."""
+        if self.is_preset:
+            return read_preset(self.path)
+        family, info = read_checkpoint(self.path)
+        return family, replace(info, name=self.name, revision=self.revision)
+
+
+def find_model(model: str | Path, *, load_format: str = "auto", revision: str | None = None) -> ModelSource:
+    """What `model` names: an existing folder, a shape in configs/models (for "dummy"), else a Hub id, which is fetched.
+
+    "demo" is the model inside this package. Raises CheckpointError or ConfigError.
+    """
+    name = str(model)
+    if Path(name).is_dir():
+        if revision is not None:
+            raise ConfigError(f"revision = {revision!r} means nothing for the local folder {name} (drop one of the two)")
+        return ModelSource(name, Path(name))
+    preset = preset_path(name)
+    if preset is not None and load_format == "dummy":
+        return ModelSource(name, preset, is_preset=True)
+    if name == DEMO:
+        return ModelSource(name, demo_model_dir())
+    if preset is not None:
+        raise ConfigError(f"model = {name!r} is a shape without weights (load_format = 'dummy' gives it random ones)")
+    if isinstance(model, Path) or not HUB_ID.fullmatch(name) or Path(name).exists():
+        known = preset_names() if load_format == "dummy" else [DEMO]
+        raise CheckpointError(
+            f"model = {name[:200]!r} is neither a folder nor a Hub id such as 'org/name'{nearest(name, known)}"
+        )
+    folder, commit = fetch(name, revision)
+    return ModelSource(name, folder, revision=commit)
