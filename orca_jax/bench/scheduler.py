@@ -29,7 +29,7 @@ class SchedulerCost:
 
 
 def measure(num_rows: int, num_waiting: int = 10_000, lookahead: int = 1, iterations: int = 400) -> SchedulerCost:
-    """Run full batches for `iterations` iterations, while requests of 40 to 103 tokens end and others take their place."""
+    """Run `iterations` full batches; requests of 40 to 103 output tokens end and others take their place meanwhile."""
     scheduler = _loaded_scheduler(num_rows, num_waiting + iterations * num_rows // 40, lookahead)
     in_flight: deque[Batch] = deque()
     result = StepResult(tokens=(1,) * num_rows)

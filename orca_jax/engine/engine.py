@@ -163,6 +163,8 @@ class Engine:
             num_sampled = sum(row.samples for row in batch.plan.rows)
             self._emit(IterationDone(self._num_done, self.clock.now(), num_sampled, len(new)))
         self._num_done += 1
+        if not len(self.scheduler.pool) and not self._in_flight:
+            self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:
         for sequence in sequences:

@@ -80,7 +80,7 @@ class KVManager:
         return sequence.seat
 
     def check(self, sequences: Iterable[Sequence]) -> None:
-        """Raise EngineError unless the seated ones of `sequences`, all that live, hold what is not free, each its own."""
+        """Raise EngineError unless the seated ones of all live `sequences` hold what is not free, each its own."""
         self._pages.check()
         seated = [sequence for sequence in sequences if sequence.seat is not None]
         if set(seated) != set(self._seated):

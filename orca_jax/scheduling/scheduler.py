@@ -125,7 +125,7 @@ class Scheduler:
         return (sequence for sequence in self.pool.by_arrival() if sequence.in_flight == 0)
 
     def check(self) -> None:
-        """Raise EngineError where pool or K/V manager contradict themselves. Walks all that live: not for every step."""
+        """Raise EngineError where pool or K/V manager contradict themselves. Walks all that live: not for each step."""
         self.pool.check()
         self.kv.check(self.pool.by_arrival())
 
