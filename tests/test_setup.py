@@ -118,9 +118,10 @@ def test_each_python_gets_its_jax():
     assert by_python[">="].startswith("0.12.")
 
 
-def test_the_core_depends_on_seven_libraries_and_a_progress_bar():
+def test_little_is_needed_at_run_time():
+    """Seven libraries for the core (test_imports.py proves that they are enough), two more for the doors."""
     names = {canonical(Requirement(line).name) for line in PROJECT["dependencies"]}
-    assert names == {"jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2", "tqdm"}
+    assert names == {"jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2"} | {"tqdm", "pillow"}
 
 
 @pytest.mark.parametrize("script", sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file()), ids=lambda p: p.name)
