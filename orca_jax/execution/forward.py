@@ -6,19 +6,25 @@ from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int
-from pallas_kernels.ragged_paged_attention import prepare, ragged_paged_attention, write_kv
+from pallas_kernels.ragged_paged_attention import Metadata, prepare, ragged_paged_attention, write_kv
 
 from orca_jax.execution.packing import RowTable
 from orca_jax.models.decoder import Decoder
+from orca_jax.models.scan import LayerForm, scan_layers
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionOptions:
-    """`implementation` as the kernels name it; `uniform` makes a token's result independent of how rows are cut."""
+    """How attention runs. `implementation` as the kernels name it; `page_size` in tokens.
+
+    `uniform` makes a token's result independent of how rows are cut and batched. `layers` is the form of the model's
+    layers; it decides the cache's form too: an array for each layer, or one array with all layers' pages in a row.
+    """
 
     implementation: str
     page_size: int
     uniform: bool = False
+    layers: LayerForm = "unrolled"
 
 
 def forward(
@@ -29,13 +35,12 @@ def forward(
     rows: RowTable,
     options: AttentionOptions,
 ) -> tuple[Float[Array, "T D"], list[Array]]:
-    """Normed hidden states of every token, and the cache with this iteration's keys and values in it.
-
-    The layers are alike, so one jitted function serves all of them: it is traced and lowered once for each distinct
-    attention window instead of once for each layer, and XLA inlines it.
-    """
-    windows = {model.config.window(i) for i in range(len(cache))}
-    run = {window: layer_function(model, window, rows, tokens.shape[0], options) for window in windows}
+    """Normed hidden states of every token, and the cache with this iteration's keys and values in it."""
+    windows = {model.config.window(i) for i in range(model.config.num_layers)}
+    attention = {window: RowAttention(model, window, rows, tokens.shape[0], options) for window in windows}
+    if options.layers == "scan":
+        return scanned(model, tokens, positions, cache, attention[windows.pop()])
+    run = {window: layer_function(attend) for window, attend in attention.items()}
     x, turn = model.embed(tokens, positions)
     out = []
     for i, (layer, pages) in enumerate(zip(model.layers, cache, strict=True)):
@@ -44,27 +49,55 @@ def forward(
     return model.norm(x), out
 
 
-def layer_function(
-    model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions
-) -> Callable[..., tuple[Array, Array]]:
-    """`(layer, x, turn, pages) -> (x, pages)` for the layers with this window, what they share worked out once."""
-    scale = model.config.head_dim**-0.5
-    table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
-    metadata = prepare(
-        *table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window, uniform=options.uniform,
-        implementation=options.implementation,
-    )  # fmt: skip
+class RowAttention:
+    """Attention of one iteration's rows for the layers with one window; what these share is worked out once."""
+
+    def __init__(
+        self, model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions
+    ):
+        self.table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
+        self.options, self.window, self.scale = options, window, model.config.head_dim**-0.5
+        self.metadata = prepare(
+            *self.table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window,
+            uniform=options.uniform, implementation=options.implementation,
+        )  # fmt: skip
+
+    def __call__(
+        self, q: Array, k: Array, v: Array, pages: Array, table: tuple[Array, ...], metadata: Metadata
+    ) -> tuple[Array, Array]:
+        """Write this layer's keys and values, then attend. `table` and `metadata` are this object's own, or moved."""
+        how: dict[str, Any] = {"implementation": self.options.implementation, "metadata": metadata}
+        pages = write_kv(pages, k, v, *table, **how)
+        y = ragged_paged_attention(
+            q, pages, *table, sm_scale=self.scale, sliding_window=self.window, uniform=self.options.uniform, **how
+        )
+        return y, pages
+
+
+def layer_function(attention: RowAttention) -> Callable[..., tuple[Array, Array]]:
+    """`(layer, x, turn, pages) -> (x, pages)`.
+
+    The layers are alike, so one jitted function serves all of them: it is traced and lowered once instead of once for
+    each layer, and XLA inlines it.
+    """
 
     @jax.jit
-    def run(layer: Any, x: Array, turn: Any, pages: Array, table: Any, metadata: Any) -> tuple[Array, Array]:
-        def attend(q: Array, k: Array, v: Array, pages: Array) -> tuple[Array, Array]:
-            pages = write_kv(pages, k, v, *table, implementation=options.implementation, metadata=metadata)
-            y = ragged_paged_attention(
-                q, pages, *table, sm_scale=scale, sliding_window=window, uniform=options.uniform,
-                implementation=options.implementation, metadata=metadata,
-            )  # fmt: skip
-            return y, pages
+    def run(layer: Any, x: Array, turn: Any, pages: Array, table: Any, metadata: Metadata) -> tuple[Array, Array]:
+        return layer(x, turn, pages, lambda q, k, v, pages: attention(q, k, v, pages, table, metadata))
 
-        return layer(x, turn, pages, attend)
+    return lambda layer, x, turn, pages: run(layer, x, turn, pages, attention.table, attention.metadata)
 
-    return lambda layer, x, turn, pages: run(layer, x, turn, pages, table, metadata)
+
+def scanned(
+    model: Decoder, tokens: Array, positions: Array, cache: list[Array], attention: RowAttention
+) -> tuple[Float[Array, "T D"], list[Array]]:
+    """All layers by `lax.scan`: layer l's pages are those of the row table, moved l layers' worth down the cache."""
+    per_layer = cache[0].shape[0] // model.config.num_layers
+    kv_lens, page_table, *rest = attention.table
+
+    def attend(q: Array, k: Array, v: Array, pages: Array, layer: Array) -> tuple[Array, Array]:
+        table = (kv_lens, page_table + layer * per_layer, *rest)
+        return attention(q, k, v, pages, table, attention.metadata.offset_pages(layer * per_layer))
+
+    x, pages = scan_layers(model, tokens, positions, cache[0], attend)
+    return x, [pages]

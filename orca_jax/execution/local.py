@@ -163,11 +163,12 @@ class LocalExecutor:
 
 
 def allocate_cache(model: Decoder, o: ExecutorOptions) -> list[jax.Array]:
-    """One array of pages for each layer."""
+    """An array of pages for each layer, or one with all layers' pages in a row where the layers are scanned."""
     c = model.config
+    arrays, pages = (1, c.num_layers * o.num_pages) if o.attention.layers == "scan" else (c.num_layers, o.num_pages)
     return [
-        allocate_pages(o.attention.implementation, o.num_pages, o.attention.page_size, c.num_kv_heads, c.head_dim, o.kv_dtype)
-        for _ in range(c.num_layers)
+        allocate_pages(o.attention.implementation, pages, o.attention.page_size, c.num_kv_heads, c.head_dim, o.kv_dtype)
+        for _ in range(arrays)
     ]
 
 

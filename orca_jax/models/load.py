@@ -14,7 +14,7 @@ from orca_jax.models.checkpoint import CheckpointInfo
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.dummy import fill_randomly
-from orca_jax.models.scan import LayerForm, stack_layers
+from orca_jax.models.scan import LayerForm, layer_form, stack_layers
 from orca_jax.models.source import find_model
 from orca_jax.models.weights import CheckpointWeights, Progress, fill, silent
 
@@ -30,6 +30,7 @@ class LoadedModel:
     config: DecoderConfig
     info: CheckpointInfo
     dtype: np.dtype
+    layers: LayerForm
 
 
 def abstract_model(config: DecoderConfig, dtype: str | np.dtype = "float32", layers: LayerForm = "unrolled") -> Decoder:
@@ -54,26 +55,28 @@ def load_model(
     load_format: str = "auto",
     seed: int = 0,
     revision: str | None = None,
-    layers: LayerForm = "unrolled",
+    layers: LayerForm | None = None,
     progress: Progress = silent,
 ) -> LoadedModel:
     """What `find_model` finds under the name, with its parameters in `dtype` on the default device.
 
     `dtype` "auto" is what the checkpoint asks for, else what its weights are stored in. `load_format` "dummy" needs only
-    a config and makes weights from `seed`. Raises CheckpointError or ConfigError before anything is allocated.
+    a config and makes weights from `seed`. `layers` is the layers' form, None the one that suits the backend. Raises
+    CheckpointError or ConfigError before anything is allocated.
     """
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"load_format = {load_format!r}, but one of {', '.join(LOAD_FORMATS)} is needed")
     source = find_model(model, load_format=load_format, revision=revision)
     family, info = source.read()
+    form = layers or layer_form(jax.default_backend(), info.config)
     if load_format == "dummy" or source.is_preset:
         kind = run_dtype(dtype, info, "bfloat16")
-        filled = fill_randomly(abstract_model(info.config, kind, layers), kind, seed, progress)
-        return LoadedModel(filled, info.config, info, kind)
+        filled = fill_randomly(abstract_model(info.config, kind, form), kind, seed, progress)
+        return LoadedModel(filled, info.config, info, kind, form)
     weights = CheckpointWeights(source.path, family, info.config)
     kind = run_dtype(dtype, info, weights.dtype().name)
-    filled = fill(weights, abstract_model(info.config, kind, layers), kind, progress)
-    return LoadedModel(filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind)
+    filled = fill(weights, abstract_model(info.config, kind, form), kind, progress)
+    return LoadedModel(filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind, form)
 
 
 def run_dtype(asked: str, info: CheckpointInfo, fallback: str) -> np.dtype:
