@@ -17,7 +17,7 @@ from orca_jax.observe.timeline_text import fold_of, rates, sums
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
-    raise OrcaError("drawing the timeline as a PNG needs Pillow: pip install 'orca-jax[pictures]'") from error
+    raise OrcaError("drawing the timeline as a PNG needs Pillow: pip install pillow") from error
 
 INK, FAINT, GRID, PAPER = "#222222", "#777777", "#dddddd", "#ffffff"
 COLOURS = {
