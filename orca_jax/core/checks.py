@@ -72,7 +72,7 @@ def listed(name: str, value: object, most: int) -> tuple[object, ...]:
     """A list, tuple or other collection (not text, not a mapping) of at most `most` items."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise RequestError(f"{name} must be a list, got {shown(value)}.", name)
-    items = []
+    items: list[object] = []
     for item in value:
         if len(items) == most:
             raise RequestError(f"{name} must have at most {most} entries.", name)

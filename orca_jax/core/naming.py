@@ -1,5 +1,6 @@
 """Nothing is ignored silently: a name that is not supported, or not known at all, is refused by that name."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -37,8 +38,8 @@ def refuses_unknown_names(unsupported: Mapping[str, str], error: MakeError = Req
     """Class decorator for dataclasses: keyword arguments of `__init__` go through `check_names` first."""
 
     def wrap(cls: C) -> C:
-        init = cls.__init__
-        known = tuple(name for name, f in cls.__dataclass_fields__.items() if f.init)
+        init = cls.__init__  # type: ignore[misc]
+        known = tuple(f.name for f in dataclasses.fields(cls) if f.init)
 
         @functools.wraps(init)
         def checked_init(self: object, *args: object, **kwargs: object) -> None:

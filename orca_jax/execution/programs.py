@@ -37,7 +37,7 @@ class CompileCounter:
     def count(self) -> int:
         return self._local.__dict__.get("count", 0)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILE_EVENT:
             self._local.count = self.count + 1
 
