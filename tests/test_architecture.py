@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "bench": DOORS,
     "cli": {"core", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
     "train": {"models", "core"},
-    "testing": {"core", "scheduling", "text", "observe", "models", "execution", KERNELS},
+    "testing": {"core", "scheduling", "text", "engine", "observe", "models", "execution", KERNELS},
 }
 
 # The one place where config becomes objects, and the package's own front, which loads lazily.
@@ -49,7 +49,8 @@ DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
-SPEAKING_ROOMS = {"cli", "train", "bench"}  # may print; so may a kernel's own benchmark
+SPEAKING_ROOMS = {"cli", "train", "bench"}  # may print and read the environment
+PROGRAMS = {"benchmark.py", "goldens.py"}  # run by hand, so they may print
 STORES_OF_CODE = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
 
 
@@ -112,7 +113,7 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
 
 
 def may_speak(name: str) -> bool:
-    return room_of(name) in SPEAKING_ROOMS or Path(name).name == "benchmark.py"
+    return room_of(name) in SPEAKING_ROOMS or Path(name).name in PROGRAMS
 
 
 def calls(node: ast.AST, function: str, arguments: int | None = None) -> bool:
