@@ -23,6 +23,10 @@ class RequestError(OrcaError, ValueError):
         self.parameter = parameter
 
 
+class ContextLengthError(RequestError):
+    """Prompt and answer together are longer than the model's context; clients are told so by a code of its own."""
+
+
 class CheckpointError(OrcaError, ValueError):
     """A checkpoint that is missing, damaged, unsupported or at odds with itself."""
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_jax.core.errors import RequestError
@@ -163,7 +163,6 @@ JSON_VALUES = st.recursive(
 FIELDS = [f.name for f in dataclasses.fields(SamplingParams)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=4))
 def test_any_json_is_accepted_whole_or_refused_with_a_name(values):
     try:
