@@ -116,6 +116,7 @@ def in_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:
     for token in ids:
         if not 0 <= token < vocab_size:
             raise RequestError(
-                f"{name} holds token id {shown(token)}, outside the vocabulary of {vocab_size} (0 to {vocab_size - 1}).",
+                f"{name} holds token id {shown(token)}, outside the vocabulary of {vocab_size} "
+                f"(0 to {vocab_size - 1}).",
                 name,
             )

@@ -11,11 +11,11 @@ from orca_jax.text.tokenizer import Tokenizer
 
 
 class Answer:
-    """One of the `n` answers of a request. `text` never ends inside a character, nor inside what may be a stop string."""
+    """One of the `n` answers of a request. `text` never ends inside a character or what may be a stop string."""
 
-    __slots__ = ("_cut_off", "_delivered_text", "_delivered_tokens", "_detokenizer", "_matcher", "_request", "_tokenizer",
-                 "cumulative_logprob", "finish_reason", "index", "logprobs", "stop_reason", "text", "token_ids",
-                 "touched")  # fmt: skip
+    __slots__ = ("_cut_off", "_delivered_text", "_delivered_tokens", "_detokenizer", "_matcher", "_request",
+                 "_tokenizer", "cumulative_logprob", "finish_reason", "index", "logprobs", "stop_reason", "text",
+                 "token_ids", "touched")  # fmt: skip
 
     def __init__(self, request: Request, index: int, tokenizer: Tokenizer | None, stops: StopStrings | None):
         params = request.params

@@ -185,15 +185,13 @@ def derived_seed(engine_seed: int, arrival: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def _check_choice_left(
-    params: SamplingParams, stop_ids: Sequence[int], bad_words: Sequence[Sequence[int]]
-) -> None:
+def _check_choice_left(params: SamplingParams, stop_ids: Sequence[int], bad_words: Sequence[Sequence[int]]) -> None:
     """Refuse what leaves the first token no choice at all: the sampler would have nothing but minus infinities."""
     if params.allowed_token_ids is None:
         return
     barred = {word[0] for word in bad_words if len(word) == 1} | (set(stop_ids) if params.min_tokens else set())
     if barred.issuperset(params.allowed_token_ids):
         raise RequestError(
-            "allowed_token_ids leaves no token to choose: bad_words, or min_tokens with the stop tokens, exclude them all.",
+            "allowed_token_ids leaves no token to choose: bad_words, or min_tokens with the stop tokens, exclude all.",
             "allowed_token_ids",
         )

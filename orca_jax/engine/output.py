@@ -1,4 +1,4 @@
-"""From tokens to what clients receive: text, stop strings, log-probabilities and times, in the rhythm they asked for."""
+"""From tokens to what clients receive: text, stop strings, log-probabilities, times, in the rhythm they asked for."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -93,7 +93,7 @@ class OutputProcessor:
         return {"requests": len(self._live), "untaken": len(self._touched)}
 
     def check(self) -> None:
-        """Raise EngineError if a request has ended without waiting to be delivered, or is waiting without being live."""
+        """Raise EngineError if a request has ended and does not wait to be delivered, or waits and is not live."""
         lost = [key for key, live in self._live.items() if live.finished and key not in self._touched]
         ghosts = [key for key in self._touched if key not in self._live]
         if lost or ghosts:
@@ -120,7 +120,9 @@ class _Live:
         stops = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop and self.tokenizer else None
         self.answers = [Answer(request, index, self.tokenizer, stops) for index in range(params.n)]
         self.metrics = RequestMetrics(request.arrival_time)
-        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None if params.prompt_logprobs is None else [None]
+        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        if params.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]  # nothing predicts the first token
         self.prompt_delivered = 0
         self.error: str | None = None
 

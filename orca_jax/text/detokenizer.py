@@ -88,7 +88,7 @@ class BytesDetokenizer:
 
 
 class WindowDetokenizer:
-    """For any other decoder: decode a window of the tokens not yet shown after those shown last, and cut off the latter.
+    """For any other decoder: decode the tokens not yet shown together with those shown last, and cut off the latter.
 
     The window moves on whenever its text ends in a whole character, so the work per token does not grow.
     """
@@ -103,9 +103,9 @@ class WindowDetokenizer:
     def push(self, token: int) -> str:
         if token in self._hidden:
             return ""
-        follows_loose = token in self._loose and not self._waiting and self._shown[-1:] and self._shown[-1] in self._loose
+        after_loose = not self._waiting and bool(self._shown) and self._shown[-1] in self._loose
         self._waiting.append(token)
-        if follows_loose:
+        if after_loose and token in self._loose:
             return self._show(self._tokenizer.backend.id_to_token(token) or "")
         text = self._new_text()
         if text.endswith("\ufffd") and len(self._waiting) < PATIENCE:

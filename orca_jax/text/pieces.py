@@ -47,7 +47,7 @@ def pieces_of(decoder: Mapping[str, Any] | None, token_of: Callable[[int], str |
         pattern = steps[0].get("pattern")
         old = pattern.get("String") if isinstance(pattern, dict) else None
         new = steps[0].get("content")
-        strip = steps[3] if len(steps) == 4 else {"content": " ", "start": 0, "stop": 0}
+        strip: Mapping[str, Any] = steps[3] if len(steps) == 4 else {"content": " ", "start": 0, "stop": 0}
         if isinstance(old, str) and isinstance(new, str) and strip.get("content") == " " and strip.get("stop") == 0:
             return Pieces(_byte_fallback(old, new), token_of, int(strip.get("start", 0)))
     return None

@@ -49,8 +49,8 @@ class Tokenizer:
         """Refuse a tokenizer with ids for which the model has no row; `num_embeddings` is the rows it has."""
         if self.vocab_size > num_embeddings:
             raise CheckpointError(
-                f"the tokenizer has ids up to {self.vocab_size - 1}, but the model embeds only {num_embeddings} tokens; "
-                "the tokenizer belongs to another model, or tokens were added without resizing the embedding"
+                f"the tokenizer has ids up to {self.vocab_size - 1}, but the model embeds only {num_embeddings} "
+                "tokens; the tokenizer is another model's, or tokens were added without resizing the embedding"
             )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -95,4 +95,4 @@ class Tokenizer:
         return [self.token_text(token) for token in tokens]
 
     def statistics(self) -> dict[str, int]:
-        return {"vocab_size": self.vocab_size, "special_tokens": len(self.special_ids), "cached_texts": len(self._texts)}
+        return {"vocab_size": self.vocab_size, "special_ids": len(self.special_ids), "cached_texts": len(self._texts)}

@@ -37,10 +37,9 @@ def read_folder(folder: Path) -> TokenizerFiles:
     """Load `folder`'s tokenizer. Raises `CheckpointError` that names the file."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a tokenizer is a folder with a tokenizer.json")
-    config = read_json(folder / "tokenizer_config.json", MAX_CONFIG_BYTES) if has(folder, "tokenizer_config.json") else {}
-    specials_map = read_json(folder / "special_tokens_map.json", MAX_CONFIG_BYTES) if has(
-        folder, "special_tokens_map.json") else {}  # fmt: skip
-    specials = _special_texts(folder, {**specials_map, **{k: v for k, v in config.items() if v is not None}})
+    config = read_settings(folder, "tokenizer_config.json")
+    declared = read_settings(folder, "special_tokens_map.json") | {k: v for k, v in config.items() if v is not None}
+    specials = _special_texts(folder, declared)
     if has(folder, "tokenizer.json"):
         path = folder / "tokenizer.json"
         text = read_text(path, MAX_TOKENIZER_BYTES)
@@ -88,8 +87,9 @@ def read_text(path: Path, limit: int) -> str:
         raise CheckpointError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
-    return _parse(path, read_text(path, limit))
+def read_settings(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object that may be missing, and then is empty."""
+    return _parse(folder / name, read_text(folder / name, MAX_CONFIG_BYTES)) if has(folder, name) else {}
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -105,13 +105,13 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 
 def _what_is_there(folder: Path) -> str:
-    config = read_json(folder / "tokenizer_config.json", MAX_CONFIG_BYTES) if has(folder, "tokenizer_config.json") else {}
+    config = read_settings(folder, "tokenizer_config.json")
     convert = "convert it once with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
     for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"):
         if has(folder, name):
             return f"{folder} has only {name}, which is not supported, and no tokenizer.json; {convert}"
     if "auto_map" in config or any(folder.glob("tokenization_*.py")):
-        return f"{folder} has only a tokenizer written in Python, whose code is never run, and no tokenizer.json; {convert}"
+        return f"{folder} has only a tokenizer written in Python, whose code is never run; {convert}"
     return f"{folder} has no tokenizer.json (nor vocab.json with merges.txt)"
 
 
@@ -145,7 +145,8 @@ def _size(backend: tokenizers.Tokenizer, description: Mapping[str, Any]) -> int:
     """The largest id plus one, counting what the configuration added; checks that the library kept the file's ids."""
     for token, text in description["added"].items():
         if backend.token_to_id(text) != token:
-            raise CheckpointError(f"added_tokens gives {text!r} id {token}, but it loads as {backend.token_to_id(text)}")
+            loaded = backend.token_to_id(text)
+            raise CheckpointError(f"tokenizer.json: added_tokens gives {text!r} id {token}, but it loads as {loaded}")
     return max([description["size"] - 1, *backend.get_added_tokens_decoder()]) + 1
 
 
@@ -244,5 +245,6 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     entries = declared if isinstance(declared, list) else [None]
     named = {e["name"]: e["template"] for e in entries if isinstance(e, dict) and "name" in e and "template" in e}
     if len(named) != len(entries) or not all(isinstance(x, str) for pair in named.items() for x in pair):
-        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: chat_template is neither text nor a list of named ones")
+        path = folder / "tokenizer_config.json"
+        raise CheckpointError(f"{path}: chat_template is neither text nor a list of named ones")
     return named

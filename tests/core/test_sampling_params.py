@@ -102,7 +102,7 @@ def test_what_is_not_supported_is_refused_by_name(name):
 
 
 def test_a_typo_is_answered_with_the_nearest_name():
-    with pytest.raises(RequestError, match="'temprature' is not a parameter.*did you mean 'temperature'") as caught:
+    with pytest.raises(RequestError, match=r"'temprature' is not a parameter.*did you mean 'temperature'") as caught:
         SamplingParams(temprature=0.5)
     assert caught.value.parameter == "temprature"
     with pytest.raises(RequestError) as caught:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_jax.core.errors import EngineError
-from orca_jax.core.outputs import Logprob
+from orca_jax.core.outputs import Logprob, RequestMetrics
 from orca_jax.core.plan import TokenLogprobs
 from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
 from orca_jax.engine.door import Door
@@ -261,9 +261,8 @@ def test_times(tokenizer):
         processor.push("r", 0, 5, None, now + 0.5)
     early = one(processor)[0].metrics
     processor.finish("r", 0, "length", now=9.0)
-    late = one(processor)[0].metrics
-    assert (late.arrival_time, late.first_scheduled_time, late.first_token_time, late.finished_time) == (1.0, 2.0, 2.5, 9.0)
-    assert early.finished_time is None
+    assert one(processor)[0].metrics == RequestMetrics(1.0, 2.0, 2.5, 9.0)
+    assert early == RequestMetrics(1.0, 2.0, 2.5, None)
 
 
 def test_errors_end_a_request_and_say_why(tokenizer):

@@ -1,7 +1,7 @@
 """Stop strings against the obvious oracle: look through the whole text with str.find."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_jax.text.stop import StopStrings

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
@@ -33,7 +33,8 @@ def test_the_post_processor_decides_about_bos(tmp_path, byte_level, byte_fallbac
     assert 1 not in byte_fallback.encode("a", add_special_tokens=False)
     without = Tokenizer.from_folder(write_tokenizer(tmp_path / "a", add_bos_token=True))
     assert without.encode("hello") == byte_level.encode("hello")
-    with_bos = Tokenizer.from_folder(write_tokenizer(tmp_path / "b", byte_level_tokenizer(bos=True), add_bos_token=False))
+    folder = write_tokenizer(tmp_path / "b", byte_level_tokenizer(bos=True), add_bos_token=False)
+    with_bos = Tokenizer.from_folder(folder)
     assert with_bos.encode("hello") == [1, *byte_level.encode("hello")]
 
 
@@ -89,13 +90,13 @@ def test_a_long_text_is_not_encoded_whole(byte_level, monkeypatch):
 def test_missing_and_foreign_tokenizers(tmp_path):
     with pytest.raises(CheckpointError, match="is not a folder"):
         Tokenizer.from_folder(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="has no tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenization_own.py").write_text("raise SystemExit('code ran')")
     with pytest.raises(CheckpointError, match="written in Python, whose code is never run"):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e")
-    with pytest.raises(CheckpointError, match="only tokenizer.model, which is not supported"):
+    with pytest.raises(CheckpointError, match=r"only tokenizer\.model, which is not supported"):
         Tokenizer.from_folder(tmp_path)
 
 
