@@ -148,13 +148,14 @@ class Engine:
         """Wait for the oldest iteration in flight and hand its tokens on."""
         result = self.executor.collect()
         batch = self._in_flight.popleft()
+        now = self.clock.now()
         for row, entries in result.prompt_logprobs.items():
             sequence = batch.sequences[row]
             if not sequence.finished:
                 self.output.push_prompt_logprobs(*sequence.key, entries)
         new = self.scheduler.update(batch, result)
         for sequence, token, logprobs in new:
-            stop = self.output.push(*sequence.key, token, logprobs)
+            stop = self.output.push(*sequence.key, token, logprobs, now)
             if stop is not None and sequence.finish_reason != "stop":
                 self.scheduler.finish(sequence, "stop", stop)
             if sequence.finished:
@@ -174,10 +175,10 @@ class Engine:
 
     def _announce(self, sequences: list[Sequence]) -> None:
         """Tell the clients, then the observers, of each sequence that has just ended."""
+        now = self.clock.now()
         for sequence in sequences:
-            self.output.finish(*sequence.key, sequence.finish_reason, sequence.stop_reason)
+            self.output.finish(*sequence.key, sequence.finish_reason, sequence.stop_reason, now)
         if self.observers:
-            now = self.clock.now()
             for sequence in sequences:
                 reason = str(sequence.finish_reason)
                 self._emit(SequenceFinished(*sequence.key, now, reason, len(sequence.output)))
