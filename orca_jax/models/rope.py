@@ -19,7 +19,7 @@ from orca_jax.models.layers import Rotation
 def rotation(rope: RopeConfig, head_dim: int, positions: Int[Array, " T"]) -> Rotation:
     """Cosines and sines `f32[T, C / 2]` for each token's position, times the attention factor (yarn)."""
     position = positions[:, None].astype(jnp.float32)
-    angles = position * jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)
+    angles = position * jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)[None]
     if rope.kind == "dynamic":
         angles = angles * _ntk(rope, head_dim, position)
     factor = attention_factor(rope)
@@ -84,4 +84,4 @@ def _ntk(rope: RopeConfig, head_dim: int, position: Float[Array, "T 1"]) -> Floa
     length = jnp.maximum(position + 1.0, rope.original_max_position_embeddings)
     growth = rope.factor * length / rope.original_max_position_embeddings - (rope.factor - 1.0)
     exponent = np.arange(0, head_dim, 2, dtype=np.float64) / max(head_dim - 2, 1)
-    return jnp.exp(-jnp.log(growth) * jnp.asarray(exponent, jnp.float32))
+    return jnp.exp(-jnp.log(growth) * jnp.asarray(exponent, jnp.float32)[None])
