@@ -88,7 +88,9 @@ def apply_constraints(
     return jnp.where(asks, x, logits)
 
 
-def scatter(x: Float[Array, "R V"], tokens: Int[Array, "R n"], value: Float[Array, "R n"] | float) -> Float[Array, "R V"]:
+def scatter(
+    x: Float[Array, "R V"], tokens: Int[Array, "R n"], value: Float[Array, "R n"] | float
+) -> Float[Array, "R V"]:
     """Add `value` at `tokens`; `NO_TOKEN` adds nowhere."""
     lines = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
     return x.at[lines, jnp.where(tokens == NO_TOKEN, x.shape[1], tokens)].add(value, mode="drop")

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int
-from pallas_kernels.ragged_paged_attention import Metadata, prepare, ragged_paged_attention, write_kv
 
 from orca_jax.execution.packing import RowTable
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.scan import LayerForm, scan_layers
+from pallas_kernels.ragged_paged_attention import Metadata, prepare, ragged_paged_attention, write_kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,7 @@ def forward(
 class RowAttention:
     """Attention of one iteration's rows for the layers with one window; what these share is worked out once."""
 
-    def __init__(
-        self, model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions
-    ):
+    def __init__(self, model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions):
         self.table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
         self.options, self.window, self.scale = options, window, model.config.head_dim**-0.5
         self.metadata = prepare(

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from pallas_kernels.ragged_paged_attention import allocate_pages
 
 from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Sampling, Seat, StepPlan, StepResult, TokenLogprobs
@@ -21,6 +20,7 @@ from orca_jax.execution.prompt_logprobs import PromptScorer
 from orca_jax.execution.sampler import MAX_LOGPROBS
 from orca_jax.execution.step import StepOutput, StepShape, make_step
 from orca_jax.models.decoder import Decoder
+from pallas_kernels.ragged_paged_attention import allocate_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class LocalExecutor:
         self.steps: dict[Bucket, jax.stages.Compiled] = {}
         self.write_constraints: jax.stages.Compiled | None = None
         self.in_flight: deque[InFlight] = deque()
-        self.iterations = {bucket: 0 for bucket in options.buckets}
+        self.iterations = dict.fromkeys(options.buckets, 0)
         self.compiles_after_warm_up = 0
 
     def warm_up(self, progress: Progress | None = None) -> None:
@@ -177,4 +177,6 @@ def read_logprobs(line: np.ndarray, count: int) -> TokenLogprobs:
     logprob = line[1:2].view(np.float32)[0]
     top_tokens = line[3 : 3 + MAX_LOGPROBS].tolist()
     top = line[3 + MAX_LOGPROBS :].view(np.float32).tolist()
-    return TokenLogprobs(int(line[0]), float(logprob), int(line[2]), tuple(zip(top_tokens[:count], top[:count], strict=True)))
+    return TokenLogprobs(
+        int(line[0]), float(logprob), int(line[2]), tuple(zip(top_tokens[:count], top[:count], strict=True))
+    )

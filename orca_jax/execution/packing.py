@@ -99,7 +99,8 @@ def unpack(packed: Int[Array, " n"], bucket: Bucket, pages_per_row: int) -> RowT
 
 class Packer:
     """The host's half. Remembers what is constant about each slot's seat, so that an iteration costs a few array
-    operations instead of a walk over every field of every row."""
+    operations instead of a walk over every field of every row.
+    """
 
     def __init__(self, num_slots: int, pages_per_row: int):
         self.pages_per_row = pages_per_row
@@ -115,7 +116,8 @@ class Packer:
 
     def pack(self, plan: StepPlan, bucket: Bucket) -> tuple[np.ndarray, list[int]]:
         """The packed iteration `i32[packed_size]`, freshly allocated (the device may read it until it has run), and the
-        plan's row indices in packed order: single-token rows first, as the attention kernels want them."""
+        plan's row indices in packed order: single-token rows first, as the attention kernels want them.
+        """
         rows = plan.rows
         order = [i for i, row in enumerate(rows) if row.count == 1]
         if len(order) < len(rows):
@@ -181,5 +183,3 @@ def token_rows(table: RowTable) -> tuple[Int[Array, " T"], Int[Array, " T"], Int
     real = inside.any(axis=1)
     position = table.ints(Column.START)[row] + t - starts[row]
     return row, jnp.where(real, position, 0), real
-
-

@@ -42,7 +42,9 @@ def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
     return jnp.where(first == V, NOT_A_NUMBER, first)
 
 
-def sample(logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints) -> Sampled:
+def sample(
+    logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints
+) -> Sampled:
     """Choose a token for each row. `history` is the token table, up to and including each row's last position."""
 
     def plain(logits: Array) -> Sampled:
@@ -60,7 +62,9 @@ def sample(logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slo
         )
         logits = lax.cond(need(Needs.PENALTIES), lambda x: apply_penalties(x, rows, history), lambda x: x, logits)
         greedy = argmax(logits)
-        token = lax.cond(need(Needs.NOISE), lambda x: jnp.where(is_random(rows), draw(x, rows), greedy), lambda x: greedy, logits)
+        token = lax.cond(
+            need(Needs.NOISE), lambda x: jnp.where(is_random(rows), draw(x, rows), greedy), lambda x: greedy, logits
+        )
         return lax.cond(need(Needs.LOGPROBS), lambda: describe(raw, token), lambda: plain(raw)._replace(token=token))
 
     return lax.cond(rows.needs == 0, plain, full, logits)
@@ -110,7 +114,9 @@ def ordered(x: Float[Array, "R V"]) -> Int[Array, "R V"]:
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def largest_threshold(x: Int[Array, "R V"], weight: Float[Array, "R V"], target: Float[Array, " R"]) -> Int[Array, " R"]:
+def largest_threshold(
+    x: Int[Array, "R V"], weight: Float[Array, "R V"], target: Float[Array, " R"]
+) -> Int[Array, " R"]:
     """The largest t of each row for which the weight of {x >= t} is still at least `target`."""
 
     def halve(bit: Array, t: Array) -> Array:

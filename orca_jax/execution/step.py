@@ -27,7 +27,8 @@ OUTPUT_WIDTH = 3 + 2 * MAX_LOGPROBS
 
 class StepOutput(NamedTuple):
     """`packed`: token, log-probability's bits, rank, likeliest tokens, their log-probabilities' bits. `hidden`: the
-    normed final states, read by the host only when a request wants the log-probabilities of its prompt."""
+    normed final states, read by the host only when a request wants the log-probabilities of its prompt.
+    """
 
     packed: Int[Array, "R OUTPUT_WIDTH"]
     hidden: Float[Array, "T D"]
@@ -42,7 +43,9 @@ class StepShape:
     attention: AttentionOptions
 
 
-def make_step(graph: nnx.GraphDef, treedef: Any, shape: StepShape) -> Callable[..., tuple[list[Array], Array, StepOutput]]:
+def make_step(
+    graph: nnx.GraphDef, treedef: Any, shape: StepShape
+) -> Callable[..., tuple[list[Array], Array, StepOutput]]:
     """The step function for one bucket, ready to be jitted with `donate_argnums=(1, 2)`.
 
     Parameters arrive as the flat tuple that `treedef` describes: flattened once, not at every iteration.

@@ -43,7 +43,9 @@ class Decoder(nnx.Module):
         self.norm = Norm(c.hidden_size, ("embed",), c.norm, c.norm_eps, dtype=dtype)
         self.head = None if c.tie_embeddings else param(rngs, (c.vocab_size, c.hidden_size), dtype, ("vocab", "embed"))
 
-    def embed(self, tokens: Int[Array, " T"], positions: Int[Array, " T"]) -> tuple[Float[Array, "T D"], Rotation | None]:
+    def embed(
+        self, tokens: Int[Array, " T"], positions: Int[Array, " T"]
+    ) -> tuple[Float[Array, "T D"], Rotation | None]:
         """The stream before the first layer, and the rotation that every layer shares."""
         c = self.config
         x = self.embedding[...][tokens].astype(jnp.float32)

@@ -29,9 +29,7 @@ def fetch(name: str, revision: str | None) -> tuple[Path, str]:
             name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
         )
     except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{where} is gated: accept its licence on the Hub and log in (hf auth login)"
-        ) from error
+        raise CheckpointError(f"{where} is gated: accept its licence on the Hub and log in (hf auth login)") from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{where}: the Hub has no such revision") from error
     except errors.RepositoryNotFoundError as error:

@@ -76,7 +76,9 @@ def load_model(
     weights = CheckpointWeights(source.path, family, info.config)
     kind = run_dtype(dtype, info, weights.dtype().name)
     filled = fill(weights, abstract_model(info.config, kind, form), kind, progress)
-    return LoadedModel(filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind, form)
+    return LoadedModel(
+        filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind, form
+    )
 
 
 def run_dtype(asked: str, info: CheckpointInfo, fallback: str) -> np.dtype:

@@ -116,7 +116,9 @@ def _read_header(path: Path) -> tuple[bytes, int, int]:
                 raise CheckpointError(f"{path} is no safetensors file but {disguise}")
             length = int.from_bytes(first[:8], "little")
             if size < 10 or length > size - 8:
-                raise CheckpointError(f"{path} has no safetensors header: {size} bytes, of which {length} would be header")
+                raise CheckpointError(
+                    f"{path} has no safetensors header: {size} bytes, of which {length} would be header"
+                )
             if length > MAX_HEADER:
                 raise CheckpointError(f"{path} has a header of {length} bytes, but at most {MAX_HEADER} are read")
             file.seek(8)
@@ -157,7 +159,9 @@ def _entry(path: Path, name: str, value: object, start: int) -> TensorEntry:
         raise bad(f"data_offsets {brief(span)} is not a pair of offsets")
     entry = TensorEntry(name, path, kind, tuple(shape), start + span[0])
     if span[1] - span[0] != entry.num_bytes:
-        raise bad(f"shape {brief(shape)} of {kind} needs {entry.num_bytes} bytes, but data_offsets give {span[1] - span[0]}")
+        raise bad(
+            f"shape {brief(shape)} of {kind} needs {entry.num_bytes} bytes, but data_offsets give {span[1] - span[0]}"
+        )
     return entry
 
 

@@ -38,7 +38,9 @@ def find_model(model: str | Path, *, load_format: str = "auto", revision: str | 
     name = str(model)
     if Path(name).is_dir():
         if revision is not None:
-            raise ConfigError(f"revision = {revision!r} means nothing for the local folder {name} (drop one of the two)")
+            raise ConfigError(
+                f"revision = {revision!r} means nothing for the local folder {name} (drop one of the two)"
+            )
         return ModelSource(name, Path(name))
     preset = preset_path(name)
     if preset is not None and load_format == "dummy":

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from orca_jax.core.errors import CheckpointError
 from orca_jax.models.config import DecoderConfig
-from orca_jax.models.families.base import Family, Path, Target
+from orca_jax.models.families.base import Family, Path
 from orca_jax.models.safetensors_file import READABLE, TensorEntry, scan_folder
 
 Progress = Callable[[int, int, str], None]

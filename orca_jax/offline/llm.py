@@ -1,7 +1,7 @@
 """The offline door: a model in this process, under the names that users of vLLM's `LLM` know."""
 
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from orca_jax.offline.desk import Desk
 from orca_jax.offline.pending import Pending
 from orca_jax.offline.progress import GenerationBar, StartBars, TokenCounter
 from orca_jax.offline.prompts import Conversation, as_conversations, as_prompts, params_for_each
-from orca_jax.offline.reception import Reception
+from orca_jax.offline.reception import Reception, blaming
 from orca_jax.offline.unsupported import METHODS, refuse_arguments
+from orca_jax.text.chat import render
 
 if TYPE_CHECKING:  # building imports jax, which `import orca_jax` must not
     from orca_jax.engine.build import BuiltEngine, EngineInfo
@@ -91,14 +92,17 @@ class LLM:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **unsupported: Any,
     ) -> list[RequestOutput]:
         """Answer each conversation, a list of `{"role": ..., "content": ...}`; otherwise like `generate`.
 
-        Without `sampling_params` an answer has at most `default_max_tokens` tokens.
+        Without `sampling_params`, or with `max_tokens=None`, an answer has at most `default_max_tokens` tokens.
+        `chat_template` is Jinja source or the name of one of the checkpoint's templates, `chat_template_kwargs` are
+        further variables for it.
         """
         refuse_arguments("LLM.chat", unsupported)
-        template = _template(chat_template, add_generation_prompt, continue_final_message)
+        template = _template(chat_template, add_generation_prompt, continue_final_message, chat_template_kwargs)
         requests = self._chats(messages, sampling_params, RequestOutputKind.FINAL_ONLY, template)
         return self._finish(requests, use_tqdm)
 
@@ -119,9 +123,10 @@ class LLM:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generator[RequestOutput, None, None]:
         """Like `chat`, but yields what is new as `stream` does."""
-        template = _template(chat_template, add_generation_prompt, continue_final_message)
+        template = _template(chat_template, add_generation_prompt, continue_final_message, chat_template_kwargs)
         return self._deltas(self._chats(messages, sampling_params, RequestOutputKind.DELTA, template))
 
     def enqueue(
@@ -211,11 +216,10 @@ class LLM:
         kind: RequestOutputKind,
         template: dict[str, Any],
     ) -> list[Request]:
-        from orca_jax.text.chat import render
-
         each = as_conversations(messages)
         params = params_for_each(sampling_params, len(each), SamplingParams(max_tokens=None))
-        texts = [render(self.get_tokenizer(), conversation, **template) for conversation in each]
+        tokenizer = self.get_tokenizer()
+        texts = blaming(each, "conversation", lambda _, conversation: render(tokenizer, conversation, **template))
         most = self._built.config.default_max_tokens
         return self._reception.requests(texts, params, kind, most, add_special_tokens=False)
 
@@ -234,11 +238,17 @@ class LLM:
         return pending.deltas()
 
 
-def _template(chat_template: str | None, add_generation_prompt: bool, continue_final_message: bool) -> dict[str, Any]:
+def _template(
+    chat_template: str | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     return {
         "chat_template": chat_template,
         "add_generation_prompt": add_generation_prompt,
         "continue_final_message": continue_final_message,
+        "template_kwargs": chat_template_kwargs,
     }
 
 

@@ -12,6 +12,7 @@ from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
 from orca_jax.engine.door import Door, Prompt
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Reception:
@@ -49,13 +50,13 @@ class Reception:
             )
 
         with self._lock:
-            requests = blaming(prompts, make)
+            requests = blaming(prompts, "prompt", make)
             self._arrived += len(requests)
             return requests
 
 
-def blaming(items: Sequence[T], make: Callable[[int, T], Request]) -> list[Request]:
-    """`make` of each item; where one of several is refused, the error says which."""
+def blaming(items: Sequence[T], what: str, make: Callable[[int, T], R]) -> list[R]:
+    """`make` of each item; where one of several is refused, the error says which `what` it is."""
     made = []
     for number, item in enumerate(items):
         try:
@@ -63,6 +64,6 @@ def blaming(items: Sequence[T], make: Callable[[int, T], Request]) -> list[Reque
         except RequestError as error:
             if len(items) == 1:
                 raise
-            message = f"prompt {number} of {len(items)} (counted from 0): {error}"
+            message = f"{what} {number} of {len(items)} (counted from 0): {error}"
             raise type(error)(message, error.parameter) from error
     return made

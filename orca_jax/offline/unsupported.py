@@ -34,7 +34,6 @@ _ARGUMENTS: Neutral = {
     "tokenization_kwargs": (None,),
     "prompt_token_ids": (None,),
     "chat_template_content_format": ("auto", "string"),
-    "chat_template_kwargs": (None,),
     "tools": (None,),
     "mm_processor_kwargs": (None,),
 }

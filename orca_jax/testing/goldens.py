@@ -43,14 +43,17 @@ class Case:
 
 
 def llama(name: str, rope: dict[str, Any], **config: Any) -> Case:
-    return Case(f"llama-{name}", "Llama", {**SMALL, **config, "rope_parameters": rope}, weights_of="llama", shards="60KB")
+    return Case(
+        f"llama-{name}", "Llama", {**SMALL, **config, "rope_parameters": rope}, weights_of="llama", shards="60KB"
+    )
 
 
+# fmt: off
 CASES = (
     Case("gpt2", "GPT2LMHead", dict(vocab_size=256, n_embd=64, n_layer=2, n_head=4, n_positions=64, n_inner=96,
                                   bos_token_id=0, eos_token_id=0), "float32"),
     Case("opt", "OPT", dict(vocab_size=256, hidden_size=64, ffn_dim=96, num_hidden_layers=2, num_attention_heads=4,
-                            max_position_embeddings=64, word_embed_proj_dim=64), "float16"),  # fmt: skip
+                            max_position_embeddings=64, word_embed_proj_dim=64), "float16"),
     Case("llama", "Llama", SMALL, shards="60KB"),
     Case("llama-biases", "Llama", dict(SMALL, attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "float32"),
     llama("linear", {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}),
@@ -62,7 +65,8 @@ CASES = (
     Case("qwen2", "Qwen2", dict(SMALL, use_sliding_window=True, sliding_window=7, max_window_layers=1,
                                 tie_word_embeddings=True, rope_parameters={**YARN, "rope_theta": 50000.0}), old=True),
     Case("qwen3", "Qwen3", dict(SMALL, head_dim=32, tie_word_embeddings=True)),
-)  # fmt: skip
+)
+# fmt: on
 
 
 def make(case: Case, root: Path, seed: int = 0) -> Path:

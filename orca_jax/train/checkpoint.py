@@ -13,7 +13,7 @@ from orca_jax.train.model import Parameters
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands, beside its weights. `curve` has one `{step, tokens, loss}` or `{step, tokens, bits_per_byte}` each."""
+    """Where a run stands, beside its weights. `curve`: `{step, tokens, loss}` or `{step, tokens, bits_per_byte}` each."""
 
     step: int
     tokens: int

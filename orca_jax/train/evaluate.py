@@ -27,7 +27,9 @@ def held_out_windows(documents: Sequence[Int[np.ndarray, " n"]], *, end: int, le
             n = len(inputs[part])
             counted[stride if start else 0 : n] = True
             padding = (0, length - n)
-            rows.append((np.pad(inputs[part], padding), np.pad(targets[part], padding), np.ones(length, np.int32), counted))
+            rows.append(
+                (np.pad(inputs[part], padding), np.pad(targets[part], padding), np.ones(length, np.int32), counted)
+            )
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 

@@ -20,7 +20,11 @@ class Meter:
         if progress.step > 1 and progress.step % self._every:
             return False
         now = time.monotonic()
-        speed = "" if self._since is None else f"  {(progress.tokens - self._since[1]) / (now - self._since[0]):,.0f} tokens/s"
+        speed = (
+            ""
+            if self._since is None
+            else f"  {(progress.tokens - self._since[1]) / (now - self._since[0]):,.0f} tokens/s"
+        )
         self._since = (now, progress.tokens)
         self.mean = sum(self._losses) / len(self._losses)
         self._losses.clear()

@@ -18,7 +18,9 @@ def _windows(batch: dict[str, Array], length: int) -> tuple[Array, Array, Array]
     return tuple(batch[name].reshape(-1, length) for name in ("inputs", "targets", "segments"))  # type: ignore[return-value]
 
 
-def make_update(config: DecoderConfig, optimizer: optax.GradientTransformation, dtype: jnp.dtype, length: int) -> Update:
+def make_update(
+    config: DecoderConfig, optimizer: optax.GradientTransformation, dtype: jnp.dtype, length: int
+) -> Update:
     """`(parameters, state, batch, height) -> (parameters, state, mean loss in nats)`; both states are updated in place.
 
     `length` is the attention window that the batch's rows are cut into; `height` scales the learning rate.

@@ -115,7 +115,9 @@ def ragged_paged_attention(
     if q.shape[1] % heads:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {heads} K/V heads in kv_pages")
     if sliding_window is not None and sliding_window < 1:
-        raise ValueError(f"sliding_window = {sliding_window}, but a token sees at least itself (use None for no window)")
+        raise ValueError(
+            f"sliding_window = {sliding_window}, but a token sees at least itself (use None for no window)"
+        )
     if metadata is None:
         metadata = prepare(
             kv_lens, page_table, cu_q_lens, num_rows, num_tokens=q.shape[0], page_size=layout.page_size_of(kv_pages),

@@ -1,11 +1,10 @@
 """Ragged paged attention in plain XLA: loops whose bounds follow the real lengths, so one program serves any mixture."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.ragged_paged_attention.layout import HeadMajorPages, Pages, is_canonical
+from pallas_kernels.ragged_paged_attention.layout import Pages, is_canonical
 from pallas_kernels.ragged_paged_attention.metadata import Metadata, ceil_div, pages_per_block
 
 NEG = -1e30  # finite, so that a wholly masked block is an identity instead of a NaN

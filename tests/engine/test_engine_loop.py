@@ -280,7 +280,7 @@ def test_without_reservation_the_deadlock_appears(make_engine, page_size):
     """E10: each of two requests fits, both start, and then each lacks room for its next token, for ever."""
     engine = make_engine(4, num_pages=12 // page_size, page_size=page_size, policy=OnDemand)
     add(engine, "AB", prompt=4, max_tokens=6)
-    while not (scheduled := engine.scheduler.schedule()).sequences == ():
+    while (scheduled := engine.scheduler.schedule()).sequences:
         engine.executor.launch(scheduled.plan)
         engine.scheduler.update(scheduled, engine.executor.collect())
     assert len(in_need(engine)) == 2 and engine.scheduler.kv.pages_reserved == engine.scheduler.kv.num_pages

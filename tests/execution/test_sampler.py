@@ -112,7 +112,11 @@ def test_the_threshold_is_exact():
 
 def test_top_k_of_one_and_a_tiny_top_p_are_greedy():
     x = logits_of(5)
-    for s in (Sampling(temperature=1.0, top_k=1), Sampling(temperature=1.0, top_p=1e-6), Sampling(temperature=1.0, min_p=1.0)):
+    for s in (
+        Sampling(temperature=1.0, top_k=1),
+        Sampling(temperature=1.0, top_p=1e-6),
+        Sampling(temperature=1.0, min_p=1.0),
+    ):
         assert sampled(x, [s] * R).token.tolist() == x.argmax(-1).tolist()
 
 

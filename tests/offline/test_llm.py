@@ -303,3 +303,60 @@ def test_the_bar_counts_requests_and_tokens(llm, capsys, monkeypatch):
 def test_a_pipe_sees_no_bar(llm, capsys):
     llm.generate("abc", greedy(5))
     assert capsys.readouterr().err == ""
+
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def test_chat_answers_the_rendered_conversation(llm):
+    (output,) = llm.chat(HELLO, greedy(5), use_tqdm=False)
+    assert output.prompt == "<|begin|><|user|>hello\n<|assistant|>"
+    assert output.prompt_token_ids == llm.get_tokenizer().encode(output.prompt, add_special_tokens=False)
+    assert tokens_of(output) == expected(llm, output)
+    assert len(llm.chat([HELLO, HELLO], greedy(5), use_tqdm=False)) == 2
+
+
+def test_chat_takes_a_template_and_its_variables(llm):
+    (output,) = llm.chat(
+        HELLO, greedy(3), use_tqdm=False, chat_template="{{ mood }}: {{ messages[0]['content'] }}",
+        chat_template_kwargs={"mood": "calm"},
+    )  # fmt: skip
+    assert output.prompt == "calm: hello"
+
+
+def test_chat_can_continue_an_answer(llm):
+    messages = [*HELLO, {"role": "assistant", "content": "well, he"}]
+    (output,) = llm.chat(messages, greedy(3), use_tqdm=False, add_generation_prompt=False, continue_final_message=True)
+    assert output.prompt.endswith("<|assistant|>well, he")
+
+
+@pytest.mark.parametrize("params", [None, SamplingParams(max_tokens=None)])
+def test_a_chat_without_max_tokens_gets_the_engine_s_default(make_llm, params):
+    llm = make_llm(default_max_tokens=9)
+    (output,) = llm.chat(HELLO, params, use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 9
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "at least one"),
+        ("hello", "messages must be a list"),
+        ([{"role": "user"}], "content"),
+        ([HELLO, [{"role": "wizard", "content": "x"}]], "conversation 1 of 2 .*wizard"),
+    ],
+)
+def test_a_bad_conversation_is_refused_before_anything_runs(llm, messages, message):
+    with pytest.raises(RequestError, match=message):
+        llm.chat(messages, greedy(), use_tqdm=False)
+    assert llm.statistics()["iterations"] == 0
+
+
+def test_chat_refuses_what_it_lacks_by_name(llm):
+    with pytest.raises(RequestError, match="tools is not supported"):
+        llm.chat(HELLO, tools=[{}])
+
+
+def test_chat_streams(llm):
+    whole = llm.chat(HELLO, greedy(6), use_tqdm=False)[0].outputs[0].text
+    assert "".join(delta.outputs[0].text for delta in llm.stream_chat(HELLO, greedy(6))) == whole

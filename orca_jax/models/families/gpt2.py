@@ -90,6 +90,4 @@ def _transposed(path: Path, tensor: str, shape: tuple[int, int]) -> Target:
     return Target(path, (Piece(tensor, shape, np.transpose),))
 
 
-GPT2 = Family(
-    "gpt2", "GPT2LMHeadModel", read, targets, "transformer.", re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-)
+GPT2 = Family("gpt2", "GPT2LMHeadModel", read, targets, "transformer.", re.compile(r"h\.\d+\.attn\.(bias|masked_bias)"))

@@ -78,7 +78,9 @@ def _layer(c: DecoderConfig, path: Path, name: str) -> list[Target]:
     rows = [
         *norm((*path, "attention_norm"), f"{name}.input_layernorm", c.hidden_size, bias=False),
         Target((*attention, "qkv", "weight"), qkv(lambda x: f"{name}.self_attn.{x}_proj", "weight", c)),
-        whole((*attention, "out", "weight"), f"{name}.self_attn.o_proj.weight", (c.hidden_size, c.num_heads * c.head_dim)),
+        whole(
+            (*attention, "out", "weight"), f"{name}.self_attn.o_proj.weight", (c.hidden_size, c.num_heads * c.head_dim)
+        ),
         *norm((*path, "mlp_norm"), f"{name}.post_attention_layernorm", c.hidden_size, bias=False),
         *_mlp(c, (*path, "mlp"), f"{name}.mlp"),
     ]

@@ -13,7 +13,9 @@ def read(fields: Fields) -> DecoderConfig:
     if fields.raw("sliding_window", 4096) is not None:
         windows = (fields.integer("sliding_window", 4096, most=MAX_POSITIONS),) * shape["num_layers"]
     kinds = fields.raw("layer_types")
-    if isinstance(kinds, list) and any(kind != ("sliding_attention" if windows else "full_attention") for kind in kinds):
+    if isinstance(kinds, list) and any(
+        kind != ("sliding_attention" if windows else "full_attention") for kind in kinds
+    ):
         raise fields.error("layer_types", "this architecture treats all layers alike (as its sliding_window says)")
     return DecoderConfig("mistral", sliding_window=windows, **shape)
 
