@@ -310,7 +310,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 def test_chat_answers_the_rendered_conversation(llm):
     (output,) = llm.chat(HELLO, greedy(5), use_tqdm=False)
-    assert output.prompt == "<|begin|><|user|>hello\n<|assistant|>"
+    assert output.prompt == "<|begin|><|user|>hello<|assistant|>"
     assert output.prompt_token_ids == llm.get_tokenizer().encode(output.prompt, add_special_tokens=False)
     assert tokens_of(output) == expected(llm, output)
     assert len(llm.chat([HELLO, HELLO], greedy(5), use_tqdm=False)) == 2
