@@ -6,13 +6,15 @@ from pathlib import Path
 from orca_jax.core import checks
 from orca_jax.core.errors import CheckpointError, RequestError
 from orca_jax.text.pieces import Pieces, pieces_of
+from orca_jax.text.template import ChatTemplate
 from orca_jax.text.tokenizer_files import TokenizerFiles, quietly, read_folder
 
+KEPT_TEMPLATES = 8
 FIRST_LOOK = 8  # characters per allowed token that are encoded before a long text is encoded whole
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer. Read-only after construction, so threads may share it.
+    """A checkpoint's tokenizer. Nothing but caches changes after construction, so threads may share it.
 
     `vocab_size` is the largest token id plus one. `eos_id` and `bos_id` are None where the checkpoint names none.
     `chat_templates` maps names to jinja sources; `specials` maps names such as "eos_token" to their text.
@@ -28,6 +30,7 @@ class Tokenizer:
         self.special_ids = frozenset(token for token, entry in added.items() if entry.special)
         self.pieces: Pieces | None = pieces_of(files.decoder, files.backend.id_to_token)
         self._texts: dict[int, str] = {}
+        self._templates: dict[str, ChatTemplate] = {}
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
@@ -93,6 +96,15 @@ class Tokenizer:
 
     def token_texts(self, tokens: Iterable[int]) -> list[str]:
         return [self.token_text(token) for token in tokens]
+
+    def template(self, source: str) -> ChatTemplate:
+        """The compiled template of jinja `source`; the last few are kept."""
+        found = self._templates.get(source)
+        if found is None:
+            if len(self._templates) >= KEPT_TEMPLATES:
+                self._templates = {}  # replaced, not emptied: another thread may be reading it
+            found = self._templates[source] = ChatTemplate(source)
+        return found
 
     def statistics(self) -> dict[str, int]:
         return {"vocab_size": self.vocab_size, "special_ids": len(self.special_ids), "cached_texts": len(self._texts)}
