@@ -56,6 +56,15 @@ class DataConfig:
     batch: int = 8
     windows: tuple[tuple[float, int], ...] = ((0.0, 256), (0.5, 512), (0.85, 1024))
 
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.windows]
+        if not starts or starts[0] != 0.0 or starts != sorted(starts):
+            raise ConfigError(f"data.windows begin at {starts}, but shares of the run that ascend from 0.0 are needed")
+
+    def window_at(self, behind: float) -> int:
+        """The tokens that attention sees when the share `behind` of the run is done."""
+        return [length for start, length in self.windows if behind >= start][-1]
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
@@ -87,6 +96,12 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        longest = self.model.max_position_embeddings
+        for _, length in self.data.windows:
+            if length < 1 or longest % length:
+                raise ConfigError(f"data.windows names {length} tokens, but a divisor of {longest} is needed")
 
 
 SECTIONS: dict[str, type] = {"model": ShapeConfig, "data": DataConfig, "optimizer": OptimizerConfig, "run": RunConfig}

@@ -43,12 +43,17 @@ def _modules(root: Path) -> Iterator[Module]:
         path = file.relative_to(root).as_posix()
         if SKIPPED_FOLDERS.intersection(path.split("/")[:-1]) or path.startswith(GENERATED):
             continue
-        try:
-            text = file.read_text("utf-8")
-        except UnicodeDecodeError:
-            continue
+        text = _utf8(file.read_bytes())
         if text.strip():
             yield Module(path, text)
+
+
+def _utf8(data: bytes) -> str:
+    """The text of a source file; empty where it is in another encoding."""
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return ""
 
 
 def is_held_out(path: str, seed: int, fraction: float) -> bool:

@@ -1,6 +1,7 @@
 """The training run: batches in, updates out, a look at the held-out modules and a checkpoint now and then."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from orca_jax.train.dataset import Dataset
 from orca_jax.train.evaluate import bits_per_byte, held_out_windows
 from orca_jax.train.model import Parameters, initial_parameters
 from orca_jax.train.optimizer import optimizer
-from orca_jax.train.pipeline import batches
+from orca_jax.train.pipeline import batches, restored
 from orca_jax.train.report import Meter
 from orca_jax.train.schedule import Schedule, progress
 from orca_jax.train.step import make_losses, make_update
@@ -49,7 +50,7 @@ class Trainer:
     def resume(self) -> None:
         """Continues the newest checkpoint: weights, optimizer, and the pipeline at the batch that follows."""
         self.parameters, self.state, self.progress = self._checkpoints.restore(self.parameters, self.state)
-        self._iterator.set_state(self.progress.pipeline)
+        self._iterator.set_state(restored(self.progress.pipeline))
 
     def interrupt(self) -> None:
         """Ends `run` after the update in progress."""
@@ -63,6 +64,8 @@ class Trainer:
 
     def run(self) -> bool:
         """Trains to the end of the schedule; False when it was interrupted before. Either way a checkpoint is left."""
+        if self.behind >= 1.0:
+            return True
         run = self.config.run
         meter = Meter(run.print_every_steps)
         clock = time.monotonic() - self.progress.seconds
@@ -78,8 +81,9 @@ class Trainer:
             if self.progress.seconds - saved > 60 * run.checkpoint_every:
                 saved = self.progress.seconds
                 self.save()
+        if not self._interrupted:
+            self.evaluate()
         self.save()
-        self._checkpoints.close()
         return not self._interrupted
 
     def update(self) -> float:
@@ -88,14 +92,11 @@ class Trainer:
         if not self.progress.step:
             height = max(height, 1e-3)  # a run on time has no progress yet at its first step
         batch = {name: jnp.asarray(value) for name, value in next(self._iterator).items()}
-        step = self._update_for(self._window())
+        step = self._update_for(self.config.data.window_at(self.behind))
         self.parameters, self.state, loss = step(self.parameters, self.state, batch, jnp.float32(height))
         self.progress.step += 1
         self.progress.tokens += batch["inputs"].size
         return float(loss)
-
-    def _window(self) -> int:
-        return [length for start, length in self.config.data.windows if self.behind >= start][-1]
 
     def _update_for(self, window: int):
         if window not in self._updates:
@@ -116,12 +117,16 @@ class Trainer:
         self._checkpoints.save(self.parameters, self.state, self.progress)
         (self.folder / "curve.json").write_text(json.dumps(self.progress.curve) + "\n", "utf-8")
 
+    def close(self) -> None:
+        """Waits until the last checkpoint is on the disk."""
+        self._checkpoints.close()
+
     def _note(self, **values: float) -> None:
         p = self.progress
         self.progress.curve.append({"step": p.step, "tokens": p.tokens, "seconds": round(p.seconds, 1), **values})
 
 
-def device_line() -> str:
-    """What the run computes on, for its first line."""
-    device = jax.devices()[0]
-    return f"{device.platform} ({device.device_kind})"
+    def device_line(self) -> str:
+        """What the run computes on."""
+        device = jax.devices()[0]
+        return f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"

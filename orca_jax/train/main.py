@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from orca_jax.train.config import TrainConfig, load_config
 from orca_jax.train.corpus import library_root
 from orca_jax.train.dataset import build_dataset
-from orca_jax.train.loop import Trainer, device_line
+from orca_jax.train.finish import finish
+from orca_jax.train.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--library", type=Path, default=None, help="sources to train on (this interpreter's library)")
     parser.add_argument("--minutes", type=float, default=None, help="wall time of the whole run, instead of the config's")
     parser.add_argument("--resume", action="store_true", help="continue the newest checkpoint in --run")
-    parser.add_argument("--export", type=Path, default=None, help="where the finished model is written")
+    parser.add_argument("--export", type=Path, default=None, help="where the finished model is written (RUN/model)")
     return parser.parse_args(argv)
 
 
@@ -31,13 +32,18 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config)
     if args.minutes is not None:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, minutes=args.minutes, steps=None))
-    trainer = prepare(config, args.run, args.library or library_root(), resume=args.resume)
+    library = args.library or library_root()
+    trainer = prepare(config, args.run, library, resume=args.resume)
     signal.signal(signal.SIGTERM, lambda *_: trainer.interrupt())
     signal.signal(signal.SIGINT, lambda *_: trainer.interrupt())
-    if not trainer.run():
+    finished = trainer.run()
+    trainer.close()
+    if not finished:
         print(f"interrupted at step {trainer.progress.step}; go on with --resume", flush=True)
         return 130
-    trainer.evaluate()
+    folder = args.export or args.run / "model"
+    facts = finish(trainer, folder, library)
+    print(f"{folder}: {facts['bits_per_byte']:.4f} bits per byte as shipped, {facts['bytes'] / 1e6:.1f} MB of weights", flush=True)
     return 0
 
 
@@ -52,7 +58,7 @@ def prepare(config: TrainConfig, folder: Path, library: Path, *, resume: bool) -
         trainer.resume()
     weights = sum(weight.size for weight in trainer.parameters.values())
     print(
-        f"{weights / 1e6:.2f} M parameters on {device_line()}; {sum(map(len, dataset.train)) / 1e6:.2f} M tokens in "
+        f"{weights / 1e6:.2f} M parameters on {trainer.device_line()}; {sum(map(len, dataset.train)) / 1e6:.2f} M tokens in "
         f"{len(dataset.train)} documents, {len(dataset.held_out)} modules held out",
         flush=True,
     )

@@ -48,6 +48,21 @@ def window_attention(segments: Int[Array, "B N"], dtype: jnp.dtype) -> Attend:
     return attend
 
 
+def hidden_states(
+    config: DecoderConfig,
+    parameters: Parameters,
+    inputs: Int[Array, "B N"],
+    segments: Int[Array, "B N"],
+    dtype: jnp.dtype,
+) -> tuple[Decoder, Float[Array, "T D"]]:
+    """The decoder, its weights cast to `dtype`, and its final hidden states for `T = B N` tokens."""
+    B, N = inputs.shape
+    decoder = build(config, {name: jnp.asarray(weight, dtype) for name, weight in parameters.items()})
+    attends = [window_attention(segments, dtype)] * config.num_layers
+    hidden, _ = decoder(inputs.reshape(-1), jnp.tile(jnp.arange(N), B), [None] * config.num_layers, attends)
+    return decoder, hidden
+
+
 def token_losses(
     config: DecoderConfig,
     parameters: Parameters,
@@ -57,11 +72,7 @@ def token_losses(
     dtype: jnp.dtype = jnp.float32,
 ) -> Float[Array, "B N"]:
     """Nats lost on each target. `dtype` is the products' operand type; they accumulate, and the loss is taken, in float32."""
-    B, N = inputs.shape
-    decoder = build(config, {name: weight.astype(dtype) for name, weight in parameters.items()})
-    positions = jnp.tile(jnp.arange(N), B)
-    attends = [window_attention(segments, dtype)] * config.num_layers
-    hidden, _ = decoder(inputs.reshape(-1), positions, [None] * config.num_layers, attends)
+    decoder, hidden = hidden_states(config, parameters, inputs, segments, dtype)
     logits = decoder.logits(hidden)
     chosen = jnp.take_along_axis(logits, targets.reshape(-1, 1), axis=-1)[:, 0]
-    return (jax.nn.logsumexp(logits, axis=-1) - chosen).reshape(B, N)
+    return (jax.nn.logsumexp(logits, axis=-1) - chosen).reshape(inputs.shape)
