@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "server": DOORS,
     "offline": DOORS,
     "bench": DOORS,
-    "cli": {"core", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
+    "cli": {"core", "engine", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
     "train": {"models", "core"},
     "testing": {"core", "scheduling", "text", "engine", "observe", "models", "execution", KERNELS},
 }
