@@ -36,7 +36,7 @@ def find_model(model: str | Path, *, load_format: str = "auto", revision: str | 
     "demo" is the model inside this package. Raises CheckpointError or ConfigError.
     """
     name = str(model)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         if revision is not None:
             raise ConfigError(
                 f"revision = {revision!r} means nothing for the local folder {name} (drop one of the two)"

@@ -98,11 +98,11 @@ def fill(weights: CheckpointWeights, model: nnx.Module, dtype: np.dtype, progres
         if weights.is_stacked(path):
             array = jnp.zeros(shape, dtype)
             for i in range(shape[0]):
-                array = _set_layer(array, weights.read(_in_layer(path, i), shape[1:], dtype), i)
+                array = _set_layer(array, weights.read(_in_layer(path, i), shape[1:], dtype), i).block_until_ready()
         else:
-            array = jax.device_put(weights.read(path, shape, dtype))
-        # without the wait, transfers would pile up and hold the whole model on the host
-        filled.append((path, variable.replace(array.block_until_ready())))
+            # without the waits, transfers would pile up and hold the whole model on the host
+            array = jax.device_put(weights.read(path, shape, dtype)).block_until_ready()
+        filled.append((path, variable.replace(array)))
         done += weights.size(path)
         progress(done, weights.total_bytes, ".".join(map(str, path)))
     return nnx.merge(graph, nnx.from_flat_state(filled))

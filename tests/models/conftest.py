@@ -14,10 +14,12 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture
 def golden(tmp_path: Path) -> Callable[[str], Path]:
-    """Copies a golden checkpoint to a folder of its own. A case without weights uses its family's."""
+    """Copies a golden checkpoint to a folder of its own, once. A case without weights uses its family's."""
 
     def copy(name: str) -> Path:
         target = tmp_path / "golden" / name
+        if target.exists():
+            return target
         family = name.partition("-")[0]
         shutil.copytree(GOLDENS / (name if any((GOLDENS / name).glob("model*")) else family), target)
         shutil.copy(GOLDENS / name / "config.json", target)
