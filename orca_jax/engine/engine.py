@@ -57,7 +57,7 @@ class Engine:
     @property
     def has_unfinished(self) -> bool:
         """Whether `step` has anything to do: to run, to take back, or to deliver."""
-        return bool(len(self.scheduler.pool) or self._in_flight or self._undelivered)
+        return bool(self.scheduler.pool or self._in_flight or self._undelivered)
 
     def add_request(self, request: Request) -> None:
         """Take a request in. Raises EngineError once the engine has failed or is closed, RequestError for a bad one."""
@@ -65,19 +65,15 @@ class Engine:
             raise EngineError("the engine is closed; it takes no more requests.")
         if self.failure is not None:
             raise self.failure
+        self.scheduler.verify(request)
+        self.output.add(request)  # refuses an id whose last output has not been taken, which the pool has forgotten
         self.scheduler.add(request)
-        self.output.add(request)
         if self.observers:
-            params = request.params
-            self._emit(
-                RequestArrived(
-                    request.request_id,
-                    request.arrival_time,
-                    len(request.prompt_token_ids),
-                    params.max_tokens or 0,
-                    params.n,
-                )
+            prompt_len, params = len(request.prompt_token_ids), request.params
+            arrived = RequestArrived(
+                request.request_id, request.arrival_time, prompt_len, params.max_tokens or 0, params.n
             )
+            self._emit(arrived)
 
     def abort(self, request_id: str) -> None:
         """End a request now; its last output comes with the next `step`. An unknown or ended one is ignored."""
@@ -111,6 +107,7 @@ class Engine:
     def check(self) -> None:
         """Raise EngineError where any owner of memory contradicts itself, or an idle engine still holds some."""
         self.scheduler.check()
+        self.output.check()
         if not self.scheduler.pool.num_requests and self.scheduler.kv.pages_reserved:
             raise EngineError(f"nothing runs, but {self.scheduler.kv.pages_reserved} pages are reserved")
 
@@ -130,7 +127,7 @@ class Engine:
             self._launch(batch)
         if self._in_flight and (not batch.sequences or len(self._in_flight) == self.max_in_flight):
             self._absorb()
-        elif not batch.sequences and len(self.scheduler.pool):
+        elif not batch.sequences and self.scheduler.pool:
             raise EngineError(f"none of {len(self.scheduler.pool)} sequences can move, and none is in flight.")
 
     def _launch(self, batch: Batch) -> None:
@@ -162,9 +159,9 @@ class Engine:
                 self._announce([sequence])
         if self.observers:
             num_sampled = sum(row.samples for row in batch.plan.rows)
-            self._emit(IterationDone(self._num_done, self.clock.now(), num_sampled, len(new)))
+            self._emit(IterationDone(self._num_done, now, num_sampled, len(new)))
         self._num_done += 1
-        if not len(self.scheduler.pool) and not self._in_flight:
+        if not self.scheduler.pool and not self._in_flight:
             self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:
@@ -188,7 +185,11 @@ class Engine:
         self.failure = EngineError(f"the engine failed and takes no more requests: {type(error).__name__}: {text}")
         self.failure.__cause__ = error
         self._in_flight.clear()
-        self._end(list(self.scheduler.pool.by_arrival()), "error")
+        live = list(self.scheduler.pool.by_arrival())
+        self._undelivered = True
+        for sequence in live:  # the clients first: what failed may be the very thing that the rest of this needs
+            self.output.error(sequence.request.request_id, str(self.failure), self.clock.now())
+        self._end(live, "error")
 
     def _describe(self, batch: Batch, now: float) -> IterationLaunched:
         kv = self.scheduler.kv

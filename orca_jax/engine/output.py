@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from orca_jax.core.errors import EngineError
+from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.outputs import Logprob, RequestMetrics, RequestOutput
 from orca_jax.core.plan import TokenLogprobs
 from orca_jax.core.request import Request
@@ -26,7 +26,7 @@ class OutputProcessor:
 
     def add(self, request: Request) -> None:
         if request.request_id in self._live:
-            raise EngineError(f"request id {request.request_id!r} is in use already")
+            raise RequestError(f"request id {request.request_id!r} is in use already", "request_id")
         self._live[request.request_id] = _Live(request, self._tokenizer)
 
     def scheduled(self, request_id: str, now: float) -> None:

@@ -63,8 +63,26 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Put a request in the pool. Raises RequestError where it could never run, or its id is in use."""
-        self._refuse_what_can_never_run(request)
+        self.verify(request)
         self.pool.add(request)
+
+    def verify(self, request: Request) -> None:
+        """Raise RequestError where the request could never run, and would block all that come after it."""
+        prompt_len, max_tokens = len(request.prompt_token_ids), request.params.max_tokens
+        if prompt_len < 1 or max_tokens is None or max_tokens < 1:
+            raise RequestError(f"a prompt of {prompt_len} tokens with max_tokens={max_tokens} gives nothing to run.")
+        pages = self.kv.pages_for(prompt_len + max_tokens)
+        if pages > self.kv.num_pages:
+            raise RequestError(
+                f"prompt + max_tokens = {prompt_len} + {max_tokens} tokens need {pages} pages of {self.kv.page_size}, "
+                f"but this engine has {self.kv.num_pages} (kv_cache_memory_bytes).",
+                "max_tokens",
+            )
+        if prompt_len > self.max_batch_tokens and not self.chunked:
+            raise RequestError(
+                f"the prompt has {prompt_len} tokens, but an iteration takes at most {self.max_batch_tokens} and "
+                "prompts are not cut (enable_chunked_prefill, max_num_batched_tokens)."
+            )
 
     def schedule(self) -> Batch:
         """Select the next batch, empty where nothing can move. What is in flight is left alone until it returns."""
@@ -115,8 +133,8 @@ class Scheduler:
         A stop string that its last token completed outranks the length as the reason.
         """
         if not sequence.finished:
-            self.pool.remove(sequence)
             self.kv.release(sequence)
+            self.pool.remove(sequence)
         sequence.finish_reason = reason
         sequence.stop_reason = stop_reason
 
@@ -144,23 +162,6 @@ class Scheduler:
             self.finish(sequence, "stop", None if token in request.eos_ids else token)
         elif num_output >= sequence.max_output:
             self.finish(sequence, "length")
-
-    def _refuse_what_can_never_run(self, request: Request) -> None:
-        prompt_len, max_tokens = len(request.prompt_token_ids), request.params.max_tokens
-        if prompt_len < 1 or max_tokens is None or max_tokens < 1:
-            raise RequestError(f"a prompt of {prompt_len} tokens with max_tokens={max_tokens} gives nothing to run.")
-        pages = self.kv.pages_for(prompt_len + max_tokens)
-        if pages > self.kv.num_pages:
-            raise RequestError(
-                f"prompt + max_tokens = {prompt_len} + {max_tokens} tokens need {pages} pages of {self.kv.page_size}, "
-                f"but this engine has {self.kv.num_pages} (kv_cache_memory_bytes).",
-                "max_tokens",
-            )
-        if prompt_len > self.max_batch_tokens and not self.chunked:
-            raise RequestError(
-                f"the prompt has {prompt_len} tokens, but an iteration takes at most {self.max_batch_tokens} and "
-                "prompts are not cut (enable_chunked_prefill, max_num_batched_tokens)."
-            )
 
 
 def _launch(sequence: Sequence, seat: Seat, count: int) -> Row:

@@ -20,7 +20,7 @@ def make_request(
     """A complete request for `prompt` (token ids, or how many: then 1, 2, 3, ...). `params` as in `SamplingParams`.
 
     The id is the arrival number unless given. Greedy by default; for `n > 1`, which greedy answers cannot have, at
-    temperature 1. `ignore_eos` keeps `eos_ids` out of `stop_ids`.
+    temperature 1. `ignore_eos` leaves `eos_ids` out.
     """
     tokens = tuple(range(1, prompt + 1)) if isinstance(prompt, int) else tuple(prompt)
     settings = {"temperature": 1.0 if params.get("n", 1) > 1 else 0.0, "seed": 0, "detokenize": False, **params}
@@ -33,5 +33,5 @@ def make_request(
         arrival=arrival,
         arrival_time=arrival_time,
         stop_ids=tuple(dict.fromkeys((*ends, *(sampling.stop_token_ids or ())))),
-        eos_ids=eos_ids,
+        eos_ids=ends,
     )

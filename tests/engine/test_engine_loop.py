@@ -192,6 +192,17 @@ def test_a_refused_request_leaves_no_trace(make_engine):
     assert list(ends(run(engine))) == [("B", 0)]
 
 
+def test_an_id_is_free_again_once_its_last_output_was_taken(make_engine):
+    engine = make_engine()
+    add(engine, "A")
+    engine.abort("A")
+    with pytest.raises(RequestError, match="in use"):
+        add(engine, "A")
+    assert ends(run(engine)) == {("A", 0): ([], "abort")}
+    add(engine, "A", max_tokens=1)
+    assert len(ends(run(engine))[("A", 0)][0]) == 1
+
+
 class BreaksOnLaunch(FakeExecutor):
     def launch(self, plan):
         if self._num_launched == 2:
@@ -217,6 +228,7 @@ def test_a_failing_executor_ends_every_request_once(make_engine, broken, lookahe
     assert {reason for _, reason in ends(outputs).values()} == {"error"} and len(ends(outputs)) == 4
     assert len([event for event in events if isinstance(event, SequenceFinished)]) == 4
     assert str(engine.failure).endswith("RuntimeError: device lost")
+    assert {output.error for output in outputs if output.finished} == {str(engine.failure)}
     with pytest.raises(EngineError, match="takes no more requests"):
         engine.step()
     with pytest.raises(EngineError, match="takes no more requests"):

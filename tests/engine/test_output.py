@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_jax.core.errors import EngineError
+from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.outputs import Logprob, RequestMetrics
 from orca_jax.core.plan import TokenLogprobs
 from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
@@ -280,7 +280,7 @@ def test_what_is_not_live_is_refused(tokenizer):
     processor = start(tokenizer)
     with pytest.raises(EngineError, match="request 'x' is not live"):
         processor.push("x", 0, 5, None)
-    with pytest.raises(EngineError, match="'r' is in use"):
+    with pytest.raises(RequestError, match="'r' is in use"):
         processor.add(processor._live["r"].request)
     processor.finish("x", 0, "length")
     processor.scheduled("x", 1.0)
