@@ -34,8 +34,10 @@ class Desk:
         return ids
 
     def turn(self) -> None:
-        """Run one iteration, unless there is nothing to run."""
+        """Run one iteration, unless there is nothing to run. Raises EngineError once the engine has failed."""
         with interrupt_deferred(), self._lock:
+            if self._engine.failure is not None:
+                raise self._engine.failure
             if not self._engine.has_unfinished:
                 self._check_all_ended()
                 return
@@ -43,6 +45,8 @@ class Desk:
                 if output.request_id in self._outputs:  # otherwise it has been discarded
                     self._outputs[output.request_id].append(output)
                     self._fresh.add(output.request_id)
+            if self._engine.failure is not None:
+                raise self._engine.failure
 
     def fresh(self, request_ids: set[str]) -> set[str]:
         """Those of `request_ids` that have something to collect."""

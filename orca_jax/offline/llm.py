@@ -172,6 +172,11 @@ class LLM:
         return SamplingParams()
 
     @property
+    def config(self) -> EngineConfig:
+        """What was asked for."""
+        return self._built.config
+
+    @property
     def info(self) -> "EngineInfo":
         """What was chosen for this machine and model: devices, dtype, lengths, memory, buckets."""
         return self._built.info
@@ -228,8 +233,6 @@ class LLM:
         pending.add(requests)
         with GenerationBar(len(requests), self._counter, use_tqdm) as bar:
             pending.wait(bar)
-        if self._built.engine.failure is not None:
-            raise self._built.engine.failure
         return pending.take()
 
     def _deltas(self, requests: list[Request]) -> Generator[RequestOutput, None, None]:

@@ -1,0 +1,88 @@
+"""`orca-jax info`: what this machine has, and what the engine would choose on it."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from orca_jax.cli.flags import add_engine_flags, engine_settings
+from orca_jax.core.config import EngineConfig
+
+if TYPE_CHECKING:
+    from orca_jax.engine.build import EngineInfo
+    from orca_jax.offline.machine import MachineInfo
+
+HELP = "show devices, memory, and what would be chosen for a model"
+USAGE = "[options]"
+DESCRIPTION = """Show versions, devices and the attention implementation of this machine.
+
+With --model (or a --config that names one), also what the engine would choose for it: lengths, K/V memory, compiled
+shapes. Nothing is compiled."""
+EPILOG = """examples:
+  orca-jax info
+  orca-jax info --model ./Qwen3-0.6B --max-num-seqs 32
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_engine_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = EngineConfig.from_settings(engine_settings(args))
+    from orca_jax.offline.machine import describe_machine, plan_engine
+
+    machine = describe_machine(config)
+    engine = None if config.model is None else plan_engine(config)
+    if args.json:
+        both = {"machine": asdict(machine), "engine": None if engine is None else asdict(engine)}
+        print(json.dumps(both, indent=2))
+    else:
+        table = machine_table(machine) + ([] if engine is None else engine_table(engine))
+        print("\n".join(f"{name:<22} {value}".rstrip() for name, value in table))
+    return 0
+
+
+def machine_table(machine: "MachineInfo") -> list[tuple[str, str]]:
+    """What is shown of a machine: names and values."""
+    table = [("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))]
+    for device in machine.devices:
+        memory = "" if device.memory_bytes is None else f", {in_bytes(device.memory_bytes)}"
+        table.append(("device", f"{device.name} ({device.platform}{memory})"))
+    table.append(("host", f"{machine.num_cores} cores, {in_bytes(machine.host_memory_bytes)}"))
+    table.append(("attention", machine.attention))
+    return table
+
+
+def engine_table(engine: "EngineInfo") -> list[tuple[str, str]]:
+    """What is shown of an engine that would be built."""
+    shapes = " ".join(f"{bucket.tokens}x{bucket.rows}" for bucket in engine.buckets)
+    return [
+        ("", ""),
+        ("model", engine.model),
+        ("architecture", engine.architecture),
+        ("parameters", f"{engine.num_parameters:,} ({in_bytes(engine.parameter_bytes)} in {engine.dtype})"),
+        ("max_model_len", f"{engine.max_model_len} tokens"),
+        ("max_num_seqs", f"{engine.max_num_seqs} sequences"),
+        ("max_num_batched_tokens", f"{engine.max_num_batched_tokens} tokens"),
+        ("lookahead", str(engine.lookahead)),
+        ("deterministic", "yes" if engine.deterministic else "no"),
+        ("K/V pool", kv_pool(engine)),
+        ("buckets", f"{len(engine.buckets)} compiled shapes of tokens x rows: {shapes}"),
+    ]
+
+
+def kv_pool(engine: "EngineInfo") -> str:
+    pool = engine.pool
+    return f"{pool.num_pages} pages of {engine.page_size} tokens, {in_bytes(pool.bytes)} ({pool.reason})"
+
+
+def in_bytes(count: int) -> str:
+    """`2,147,483,648` as "2.0 GiB"."""
+    value: float = count
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
