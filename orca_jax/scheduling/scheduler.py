@@ -94,16 +94,15 @@ class Scheduler:
                 break
             if sequence.in_flight > self.lookahead or sequence.will_end_by_length:
                 continue
-            take = sequence.num_pending
-            if take > budget:
-                if not self.chunked:
-                    break
-                take = budget
+            pending = sequence.num_pending
+            if pending > budget and not self.chunked:
+                break
+            take = min(pending, budget)  # a prompt, a chunk of it, or one token
             seat = self._admission.make_room(sequence, take)
             if seat is None:
                 break  # stop, not skip: a younger request never overtakes
             budget -= take
-            rows.append(_launch(sequence, seat, take))
+            rows.append(_launch(sequence, seat, take, samples=take == pending))
             sequences.append(sequence)
         return Batch(StepPlan(tuple(rows)), tuple(sequences))
 
@@ -164,10 +163,9 @@ class Scheduler:
             self.finish(sequence, "length")
 
 
-def _launch(sequence: Sequence, seat: Seat, count: int) -> Row:
+def _launch(sequence: Sequence, seat: Seat, count: int, samples: bool) -> Row:
     """The sequence's next row, with its next `count` pending tokens; from here on they count as launched."""
     start = sequence.num_launched
-    samples = count == sequence.num_pending
     if start >= sequence.prompt_len:
         # Sampled tokens come one at a time: it has been read, or it is still on the device and the row names none.
         tokens, after = tuple(sequence.output[start - sequence.prompt_len :]), None

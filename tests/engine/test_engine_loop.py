@@ -267,6 +267,28 @@ def test_close_ends_what_lives_and_takes_nothing_more(make_engine):
         add(engine, "C")
 
 
+class Remembers(FakeExecutor):
+    def launch(self, plan):
+        rows = [(row.seat.slot, row.seat.pages.tolist(), row.start, row.count, row.tokens) for row in plan.rows]
+        self.__dict__.setdefault("plans", []).append(rows)
+        super().launch(plan)
+
+
+def test_a_run_repeats_exactly(make_engine):
+    """Down to the slots and pages: a recorded run can be replayed."""
+    plans = []
+    for _ in range(2):
+        engine = make_engine(3, depth=2, lookahead=1, num_pages=20, eos_every=4, executor_type=Remembers)
+        for number in range(20):
+            add(engine, [str(number)], prompt=1 + number % 5, max_tokens=1 + number % 7)
+            engine.step()
+            if number % 6 == 5:
+                engine.abort(str(number - 1))
+        run(engine)
+        plans.append(engine.executor.plans)
+    assert plans[0] == plans[1] and len(plans[0]) > 20
+
+
 def test_statistics_count(make_engine):
     engine = make_engine(2, page_size=2, num_pages=8)
     add(engine, "ABC")

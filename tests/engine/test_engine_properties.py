@@ -153,4 +153,4 @@ class EngineUnderWork(RuleBasedStateMachine):
 
 
 def test_engine_under_work():
-    run_state_machine_as_test(EngineUnderWork, settings=settings(max_examples=80, stateful_step_count=30))
+    run_state_machine_as_test(EngineUnderWork, settings=settings(stateful_step_count=30))

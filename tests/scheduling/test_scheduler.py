@@ -273,6 +273,22 @@ def test_waiting_are_those_without_a_row_in_flight():
     assert scheduler.statistics()["sequences_running"] == 2 == scheduler.statistics()["sequences_waiting"]
 
 
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_an_iteration_looks_at_no_more_than_it_can_launch_or_has_in_flight(lookahead):
+    """However many wait: a walk over all of them in every iteration would be quadratic over a day."""
+    scheduler = make_scheduler(4, num_pages=1000, lookahead=lookahead)
+    add(scheduler, map(str, range(500)), prompt=1, max_tokens=2)
+    visited, by_arrival = [], scheduler.pool.by_arrival
+    scheduler.pool.by_arrival = lambda: (visited.append(sequence) or sequence for sequence in by_arrival())
+    in_flight = []
+    for _ in range(200):
+        visited.clear()
+        in_flight.append(scheduler.schedule())
+        assert len(in_flight[-1].sequences) == 4 and len(visited) <= 4 * (1 + lookahead) + 1
+        if len(in_flight) > lookahead:
+            give(scheduler, in_flight.pop(0))
+
+
 @pytest.mark.parametrize(
     ("switches", "prompt", "max_tokens", "message"),
     [
