@@ -107,17 +107,30 @@ class WindowDetokenizer:
         self._waiting.append(token)
         if after_loose and token in self._loose:
             return self._show(self._tokenizer.backend.id_to_token(token) or "")
-        text = self._new_text()
-        if text.endswith("\ufffd") and len(self._waiting) < PATIENCE:
-            return ""
-        return self._show(text)
+        text = self._new_text(self._waiting)
+        if not text.endswith("\ufffd"):
+            return self._show(text)
+        return self._show_most(text) if len(self._waiting) >= PATIENCE else ""
 
     def finish(self) -> str:
-        return self._show(self._new_text()) if self._waiting else ""
+        return self._show(self._new_text(self._waiting)) if self._waiting else ""
 
-    def _new_text(self) -> str:
+    def _new_text(self, tokens: list[int]) -> str:
         before = self._tokenizer.decode(self._shown, False)
-        return self._tokenizer.decode(self._shown + self._waiting, False)[len(before) :]
+        return self._tokenizer.decode(self._shown + tokens, False)[len(before) :]
+
+    def _show_most(self, text: str) -> str:
+        """Show what does not depend on the last character, which may be unfinished and is at most three tokens long.
+
+        A cut through a character shows itself: both halves decode to more characters than the whole.
+        """
+        for kept in (3, 2, 1):
+            head, tail = self._waiting[:-kept], self._waiting[-kept:]
+            first = self._new_text(head)
+            if first + self._tokenizer.decode(tail, False) == text:
+                self._shown, self._waiting = head, tail
+                return first
+        return self._show(text)
 
     def _show(self, text: str) -> str:
         self._shown, self._waiting = self._waiting, []

@@ -1,7 +1,7 @@
 """Incremental text against decoding everything at once, on random ids and on real text."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders
 
@@ -71,26 +71,28 @@ def test_a_character_appears_with_its_last_byte(byte_level):
 
 
 @pytest.fixture(scope="module")
-def metaspace(tmp_path_factory):
+def windowed(tmp_path_factory):
     backend = byte_level_tokenizer()
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip("#", 0, 0)])  # nothing we can read
     return Tokenizer.from_folder(write_tokenizer(tmp_path_factory.mktemp("window"), backend))
 
 
 @given(TEXT)
-def test_any_other_decoder_goes_through_a_window(metaspace, text):
-    ids = metaspace.encode(text)
-    assert isinstance(detokenizer_for(metaspace), WindowDetokenizer)
-    assert "".join(increments(metaspace, ids)) == text
+@example("\ufffd\ufffd日")
+@example("\ufffd" * 20 + "🙂")
+def test_any_other_decoder_goes_through_a_window(windowed, text):
+    ids = windowed.encode(text)
+    assert isinstance(detokenizer_for(windowed), WindowDetokenizer)
+    assert "".join(increments(windowed, ids, skip_special_tokens=False)) == text
 
 
-def test_the_window_stays_small(metaspace, byte_level, monkeypatch):
+def test_the_window_stays_small(windowed, byte_level, monkeypatch):
     assert isinstance(detokenizer_for(byte_level), BytesDetokenizer)
     longest = []
     real = Tokenizer.decode
     monkeypatch.setattr(Tokenizer, "decode", lambda self, ids, skip: longest.append(len(ids)) or real(self, ids, skip))
-    broken = metaspace.backend.token_to_id("ð")  # 0xF0, the first byte of four
-    increments(metaspace, [broken] * 100 + metaspace.encode("hello " * 50))
+    broken = windowed.backend.token_to_id("ð")  # 0xF0, the first byte of four
+    increments(windowed, [broken] * 100 + windowed.encode("hello " * 50))
     assert max(longest) <= 16
 
 

@@ -24,8 +24,9 @@ def edited(folder, change, name="tokenizer.json"):
 
 @given(TEXT)
 def test_round_trip(byte_level, byte_fallback, text):
-    assert byte_level.decode(byte_level.encode(text)) == text
-    assert byte_fallback.decode(byte_fallback.encode(text)).removeprefix(" ") == text.removeprefix(" ")
+    assert byte_level.decode(byte_level.encode(text), False) == text
+    text = text.replace("▁", "_")  # sentencepiece's sign for a space
+    assert byte_fallback.decode(byte_fallback.encode(text, False), False).removeprefix(" ") == text.removeprefix(" ")
 
 
 def test_the_post_processor_decides_about_bos(tmp_path, byte_level, byte_fallback):
