@@ -40,7 +40,9 @@ class PageAllocator:
 
     def check(self) -> None:
         """Raise EngineError unless every page is either free, once, or handed out."""
-        free = self._stack[: self.num_free]
-        marked = int(self._is_free.sum())
-        if marked != self.num_free or not self._is_free[free].all() or len(np.unique(free)) != self.num_free:
-            raise EngineError(f"free pages disagree: {self.num_free} on the stack, {marked} marked free")
+        on_stack = np.zeros(self.num_pages, dtype=bool)
+        on_stack[self._stack[: self.num_free]] = True
+        distinct = int(on_stack.sum())
+        if distinct != self.num_free or not np.array_equal(on_stack, self._is_free):
+            marked = int(self._is_free.sum())
+            raise EngineError(f"{self.num_free} free pages, but {distinct} distinct on the stack, {marked} marked free")

@@ -54,9 +54,10 @@ class EngineUnderWork(RuleBasedStateMachine):
         prompt=st.lists(st.integers(1, 39), min_size=1, max_size=14),
         max_tokens=st.integers(1, 9),
         n=st.sampled_from([1, 1, 1, 2, 3]),
-        end=st.sampled_from([{}, {"ignore_eos": True}, {"min_tokens": 1}, {"stop_token_ids": (3, 4, 5, 6)}]),
+        end=st.sampled_from([{}, {"ignore_eos": True}, {"min_tokens": 3}, {"stop_token_ids": (3, 4, 5, 6)}]),
     )
     def arrive(self, prompt, max_tokens, n, end):
+        end = {name: min(value, max_tokens) if name == "min_tokens" else value for name, value in end.items()}
         request = make_request(prompt, max_tokens, arrival=len(self.requests), n=n, **end)
         kv = self.scheduler.kv
         too_long = self.budget is not None and not self.chunked and len(prompt) > self.budget

@@ -48,7 +48,7 @@ def test_refuses_to_free_a_page_twice(wrong):
 def test_check_finds_a_page_that_is_twice_on_the_stack():
     pages = PageAllocator(4)
     pages._stack[:2] = 3
-    with pytest.raises(EngineError, match="free pages disagree"):
+    with pytest.raises(EngineError, match="4 free pages, but 3 distinct on the stack, 4 marked"):
         pages.check()
 
 
