@@ -41,7 +41,7 @@ SETTINGS_OF_OTHERS: Neutral = {
     "cpu_offload_gb": (0, 0.0),
     "device": ("auto",),
     "disable_log_stats": (True,),
-    "generation_config": ("auto",),
+    "generation_config": ("vllm",),
     "kv_cache_dtype": ("auto",),
     "logprobs_mode": ("raw_logprobs",),
     "long_prefill_token_threshold": (0,),

@@ -9,7 +9,7 @@ from orca_jax.core import checks
 from orca_jax.core.errors import ContextLengthError, RequestError
 from orca_jax.core.naming import check_names
 from orca_jax.core.request import Request
-from orca_jax.core.sampling_params import SamplingParams
+from orca_jax.core.sampling_params import MAX_LOGPROBS, SamplingParams
 from orca_jax.text.bad_words import bad_word_ids
 from orca_jax.text.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ class Door:
     vocab_size: rows of the model's embedding, the bound of every token id. max_model_len: most tokens of one sequence,
     prompt and answer together. max_total_tokens: what the K/V pool holds, in whole pages of `page_size` tokens; the
     `n` sequences of a request reserve for prompt and answer each. eos_ids: the model's end-of-sequence ids. seed: the
-    engine's, from which requests without one get theirs.
+    engine's, from which requests without one get theirs. max_logprobs: most that a request may ask for.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Door:
         seed: int = 0,
         max_total_tokens: int | None = None,
         page_size: int = 1,
+        max_logprobs: int = MAX_LOGPROBS,
     ):
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -55,6 +56,7 @@ class Door:
         self.seed = seed
         self.max_total_tokens = max_total_tokens
         self.page_size = page_size
+        self.max_logprobs = max_logprobs
 
     def make(
         self,
@@ -75,6 +77,7 @@ class Door:
         """
         text, ids = self._prompt(prompt, add_special_tokens)
         params.verify(self.vocab_size)
+        self._check_logprobs(params)
         max_tokens = self._max_tokens(len(ids), params, default_max_tokens)
         self._check_pool(len(ids), max_tokens, params.n)
         eos_ids = () if params.ignore_eos else self.eos_ids
@@ -170,6 +173,13 @@ class Door:
                 "(kv_cache_memory_bytes).",
                 "max_tokens" if n == 1 else "n",
             )
+
+    def _check_logprobs(self, params: SamplingParams) -> None:
+        for name, asked in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+            if asked is not None and asked > self.max_logprobs:
+                raise RequestError(
+                    f"{name} must be at most {self.max_logprobs} on this engine (max_logprobs), got {asked}.", name
+                )
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
         if not params.bad_words:

@@ -124,6 +124,7 @@ class _Sheet:
     def scale(self, top: float, name: str, highest: float) -> None:
         """The frame of a chart: its name and its highest value on the left, lines at 0, half and full height."""
         page = self.page
+        highest = highest or 1.0
         for share in (0.0, 0.5, 1.0):
             y = top + page.chart * (1 - share)
             self.canvas.line((page.left, y, page.right, y), fill=GRID)
@@ -172,13 +173,21 @@ def _rows_chart(sheet: _Sheet, top: float, timeline: Timeline) -> None:
 def _rate_chart(sheet: _Sheet, top: float, timeline: Timeline) -> None:
     """New tokens per second, averaged over a few iterations so that the eye can follow."""
     rate = rates(timeline, SMOOTHING) if timeline.num_iterations else np.zeros(0)
-    highest = float(rate.max(initial=0.0))
+    highest = _round_up(float(rate.max(initial=0.0)))
     sheet.scale(top, "new tokens per second", highest)
     for group, value in enumerate(rate.tolist()):
         if value > 0:
             start, stop = group * SMOOTHING, min((group + 1) * SMOOTHING, timeline.num_iterations)
             y = top + sheet.page.chart * (1 - value / highest)
             sheet.bar(start, stop, y, top + sheet.page.chart, RATE_COLOUR)
+
+
+def _round_up(value: float) -> float:
+    """The least of 1, 2, 4, 6, 8 times a power of ten that is not below `value`, so that the axis has plain numbers."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value * 0.999))
 
 
 def _legend(sheet: _Sheet, y: float) -> None:

@@ -62,7 +62,7 @@ def build_fake_engine(
     used = None if config.skip_tokenizer_init else tokenizer
     door = Door(
         tokenizer=used, vocab_size=tokenizer.vocab_size, max_model_len=info.max_model_len, eos_ids=(model.eos_id,),
-        seed=config.seed, max_total_tokens=pages * PAGE_SIZE, page_size=PAGE_SIZE,
+        seed=config.seed, max_total_tokens=pages * PAGE_SIZE, page_size=PAGE_SIZE, max_logprobs=config.max_logprobs,
     )  # fmt: skip
     executor = FakeExecutor(model, pages, PAGE_SIZE, slots)
     engine = Engine(scheduler, executor, OutputProcessor(used), observers=observers)

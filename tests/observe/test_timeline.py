@@ -155,3 +155,9 @@ def test_picture_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(picture.OrcaError, match="cannot write the timeline to"):
         picture.save(record({"a": "I"}).timeline(), tmp_path / "file" / "t.png")
+
+
+@given(st.floats(0.01, 1e6))
+def test_axes_end_at_plain_numbers_just_above_the_highest(value):
+    top = picture._round_up(value)
+    assert value * 0.999 <= top <= value * 2.01

@@ -361,3 +361,12 @@ def test_chat_refuses_what_it_lacks_by_name(llm):
 def test_chat_streams(llm):
     whole = llm.chat(HELLO, greedy(6), use_tqdm=False)[0].outputs[0].text
     assert "".join(delta.outputs[0].text for delta in llm.stream_chat(HELLO, greedy(6))) == whole
+
+
+def test_an_engine_may_allow_fewer_log_probabilities(make_llm):
+    llm = make_llm(max_logprobs=2)
+    for name in ("logprobs", "prompt_logprobs"):
+        with pytest.raises(RequestError, match=f"{name} must be at most 2 on this engine"):
+            llm.generate("abc", greedy(**{name: 3}), use_tqdm=False)
+    (output,) = llm.generate("abc", greedy(2, logprobs=2), use_tqdm=False)
+    assert len(output.outputs[0].logprobs) == 2
