@@ -1,7 +1,6 @@
 """From tokens to what clients receive: text, stop strings, log-probabilities, times, in the rhythm they asked for."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.outputs import Logprob, RequestMetrics, RequestOutput
@@ -133,6 +132,7 @@ class _Live:
     def output(self) -> RequestOutput:
         delta = self.request.params.output_kind is RequestOutputKind.DELTA
         answers = [answer for answer in self.answers if answer.touched] if delta else self.answers
+        times = self.metrics
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=self.request.prompt,
@@ -140,7 +140,9 @@ class _Live:
             outputs=[answer.output(delta) for answer in answers],
             finished=self.finished,
             prompt_logprobs=self._prompt_logprobs(delta),
-            metrics=replace(self.metrics),
+            metrics=RequestMetrics(
+                times.arrival_time, times.first_scheduled_time, times.first_token_time, times.finished_time
+            ),
             seed=self.request.params.seed,
             error=self.error,
         )

@@ -67,12 +67,17 @@ class BytesDetokenizer:
         self._pieces = pieces
         self._hidden = hidden
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._inside = False  # a character has begun and not ended
         self._leading_spaces = pieces.leading_spaces
 
     def push(self, token: int) -> str:
         if token in self._hidden:
             return ""
-        return self._strip(self._decoder.decode(self._pieces[token]))
+        text = None if self._inside else self._pieces.text(token)
+        if text is None:
+            text = self._decoder.decode(self._pieces[token])
+            self._inside = self._decoder.getstate()[0] != b""
+        return self._strip(text) if self._leading_spaces else text
 
     def finish(self) -> str:
         return self._strip(self._decoder.decode(b"", True))

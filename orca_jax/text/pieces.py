@@ -27,6 +27,7 @@ class Pieces:
         self._to_bytes = to_bytes
         self._token_of = token_of
         self._known: dict[int, bytes] = {}  # as large as the vocabulary at most, filled as tokens turn up
+        self._texts: dict[int, str | None] = {}
 
     def __getitem__(self, token: int) -> bytes:
         data = self._known.get(token)
@@ -35,6 +36,16 @@ class Pieces:
             data = b"" if text is None else self._to_bytes(text)
             self._known[token] = data
         return data
+
+    def text(self, token: int) -> str | None:
+        """The token's text where its bytes are whole characters, as they nearly always are; else None."""
+        try:
+            return self._texts[token]
+        except KeyError:
+            text = self[token].decode(errors="replace")
+            found = None if "\ufffd" in text else text
+            self._texts[token] = found
+            return found
 
 
 def pieces_of(decoder: Mapping[str, Any] | None, token_of: Callable[[int], str | None]) -> Pieces | None:
