@@ -12,7 +12,7 @@ from orca_jax.core.errors import OrcaError
 from orca_jax.core.sequence import Phase
 from orca_jax.observe.labels import one_line
 from orca_jax.observe.timeline import ABSENT, CODES, Lane, Timeline
-from orca_jax.observe.timeline_text import fold_of, rates, sums
+from orca_jax.observe.timeline_text import SMOOTHING, fold_of, rates, sums
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -40,7 +40,6 @@ MEANINGS = {
     Phase.WAITING: "waiting",
 }
 MOST_LANES = 64
-SMOOTHING = 8  # iterations over which tokens per second are averaged
 
 
 @dataclass(frozen=True, slots=True)

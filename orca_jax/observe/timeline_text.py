@@ -10,6 +10,7 @@ from orca_jax.observe.timeline import ABSENT, CODES, Lane, Timeline
 
 LONGEST_LABEL = 30
 FEWEST_COLUMNS = 20
+SMOOTHING = 8  # iterations over which tokens per second are averaged
 RESET = "\x1b[0m"
 
 
@@ -75,10 +76,15 @@ def sums(values: np.ndarray, fold: int) -> np.ndarray:
     return np.pad(values, (0, -len(values) % fold)).reshape(-1, fold).sum(axis=1)
 
 
-def rates(timeline: Timeline, fold: int) -> np.ndarray:
-    """New tokens per second in each group of `fold` iterations; 0 where the clock did not move."""
-    seconds = sums(timeline.seconds, fold)
-    return np.divide(sums(timeline.kept, fold), seconds, out=np.zeros_like(seconds), where=seconds > 0)
+def rates(timeline: Timeline, fold: int, window: int = 1) -> np.ndarray:
+    """New tokens per second in each group of `fold` iterations, averaged over `window` groups around it.
+
+    Where an engine runs ahead, an iteration by itself may seem to take no time at all: the host reads two in a row.
+    """
+    near = np.ones(window)
+    kept = np.convolve(sums(timeline.kept, fold), near)[window // 2 :][: -(-timeline.num_iterations // fold)]
+    seconds = np.convolve(sums(timeline.seconds, fold), near)[window // 2 :][: len(kept)]
+    return np.divide(kept, seconds, out=np.zeros_like(seconds), where=seconds > 0)
 
 
 def _label(number: int, lane: Lane) -> str:
@@ -104,7 +110,7 @@ def _cells(codes: np.ndarray, palette: Palette, colour: bool) -> str:
 
 def _charts(timeline: Timeline, fold: int, palette: Palette) -> list[tuple[str, str]]:
     counts = sums(np.ones(timeline.num_iterations), fold)
-    rate = rates(timeline, fold)
+    rate = rates(timeline, fold, max(1, SMOOTHING // fold))
     return [
         ("rows", _bars(sums(timeline.rows, fold) / counts, timeline.max_rows, palette)),
         ("tokens/s", _bars(rate, float(rate.max()), palette)),

@@ -10,7 +10,7 @@ from orca_jax.core.sequence import Phase
 from orca_jax.observe import picture
 from orca_jax.observe.labels import columns, one_line, printable
 from orca_jax.observe.timeline import CODES, TimelineRecorder
-from orca_jax.observe.timeline_text import BLOCKS, LETTERS, fold_of, folded, render
+from orca_jax.observe.timeline_text import BLOCKS, LETTERS, fold_of, folded, rates, render
 
 INIT, CHUNK, INCR, WAIT = (CODES[p] for p in (Phase.INITIATION, Phase.CHUNK, Phase.INCREMENT, Phase.WAITING))
 PHASES = {"I": Phase.INITIATION, "c": Phase.CHUNK, "-": Phase.INCREMENT}
@@ -161,3 +161,13 @@ def test_picture_that_cannot_be_written_is_one_clear_error(tmp_path):
 def test_axes_end_at_plain_numbers_just_above_the_highest(value):
     top = picture._round_up(value)
     assert value * 0.999 <= top <= value * 2.01
+
+
+def test_rates_are_averaged_over_their_neighbours():
+    timeline = record({"a": "I---", "b": "I---"}).timeline()
+    timeline.seconds[:] = [1.0, 0.0, 1.0, 0.0]  # read two at a time
+    assert rates(timeline, 1).tolist() == [2.0, 0.0, 2.0, 0.0]
+    assert rates(timeline, 1, 2).tolist() == [4.0, 4.0, 4.0, 0.0]
+    assert rates(timeline, 1, 8).tolist() == [4.0] * 4
+    assert rates(timeline, 2).tolist() == [4.0, 4.0]
+    assert rates(timeline, 4).tolist() == [4.0]

@@ -1,0 +1,74 @@
+"""The offline door over the real engine: one tiny model, one compiled shape."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+
+import jax
+import pytest
+
+from orca_jax import LLM, SamplingParams
+from orca_jax.cli.main import main
+from orca_jax.core.errors import CheckpointError, ConfigError
+from orca_jax.testing.tiny_tokenizer import write_tokenizer
+
+SETTINGS = {"load_format": "dummy", "max_num_seqs": 4, "max_num_batched_tokens": 4, "compilation_cache_dir": None}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320, "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+    "eos_token_id": 0, "tie_word_embeddings": True, "torch_dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tokenizer(tmp_path_factory.mktemp("model"))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def test_a_real_engine_answers_alike_alone_and_in_company_and_frees_what_it_took(model_folder):
+    gc.collect()
+    before = {id(array) for array in jax.live_arrays()}
+    llm = LLM(model_folder, **SETTINGS)
+    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    prompts = ["def f(x):", "for i in", "import", "class A:", "hello world"]
+    together = llm.generate(prompts, params, use_tqdm=False)
+    alone = [llm.generate(prompt, params, use_tqdm=False)[0] for prompt in prompts]
+    assert [o.outputs[0].token_ids for o in together] == [o.outputs[0].token_ids for o in alone]
+    assert all(output.outputs[0].finish_reason == "length" for output in together)
+    (said,) = llm.chat([{"role": "user", "content": "hello"}], params, use_tqdm=False)
+    assert len(said.outputs[0].token_ids) == 6
+    assert llm.statistics()["compiles_after_warm_up"] == 0
+    assert llm.info.max_model_len == 64 and llm.info.max_num_seqs == 4
+    gone = weakref.ref(llm)
+    del llm
+    gc.collect()
+    assert gone() is None
+    left = [array for array in jax.live_arrays() if id(array) not in before and not array.is_deleted()]
+    assert sum(array.nbytes for array in left) < 4096
+
+
+def test_info_plans_without_building(model_folder, capsys):
+    flags = ["--load-format", "dummy", "--max-num-seqs", "4", "--max-num-batched-tokens", "8"]
+    assert main(["info", "--model", str(model_folder), *flags]) == 0
+    out = capsys.readouterr().out
+    assert "LlamaForCausalLM" in out and "4x4 8x4" in out and "8 tokens" in out and "K/V pool" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"max_model_len": 65}, ConfigError, "max_model_len = 65"),
+        ({"kv_cache_memory_bytes": 100}, ConfigError, "the K/V pool would hold 0 pages"),
+        ({"attention_backend": "magic"}, ConfigError, "attention_backend = 'magic'"),
+        ({"max_num_batched_tokens": 32, "enable_chunked_prefill": False}, ConfigError, "max_num_batched_tokens = 32"),
+        ({"tokenizer": "/nowhere"}, (CheckpointError, ConfigError), "/nowhere"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_refused_with_the_numbers(model_folder, settings, error, message):
+    with pytest.raises(error) as caught:
+        LLM(model_folder, **{**SETTINGS, **settings})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
