@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+NOT_A_NUMBER = -2
+"""Stands where a sampled token would, when the model's logits were not finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -106,7 +109,8 @@ class TokenLogprobs:
 class StepResult:
     """What an iteration gave, row by row in the plan's order.
 
-    `tokens[i]` is the sampled token id, -1 where the row does not sample. `logprobs` and `prompt_logprobs` hold an
+    `tokens[i]` is the sampled token id, -1 where the row does not sample, `NOT_A_NUMBER` where there was nothing to
+    choose from. `logprobs` and `prompt_logprobs` hold an
     entry only for the rows (by index) that asked for them; the latter one for each prompt token of the row that has a
     successor within the prompt, describing that successor.
     """

@@ -22,6 +22,7 @@ MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 2**20
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_LENGTH = 256
+MAX_BAD_WORD_TOKENS = 16  # what the device compares with the end of a sequence
 
 UNSUPPORTED = {
     "best_of": "ask for n answers and choose among them by cumulative_logprob",

@@ -17,6 +17,7 @@ from orca_jax.core.events import (
 )
 from orca_jax.core.executor import Executor
 from orca_jax.core.outputs import RequestOutput
+from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
 from orca_jax.engine.output import OutputProcessor
@@ -152,6 +153,11 @@ class Engine:
                 self.output.push_prompt_logprobs(*sequence.key, entries)
         new = self.scheduler.update(batch, result)
         for sequence, token, logprobs in new:
+            if sequence.finish_reason == "error":  # with a sibling, in this very iteration
+                continue
+            if token == NOT_A_NUMBER:
+                self._fail_request(sequence.request.request_id, now)
+                continue
             stop = self.output.push(*sequence.key, token, logprobs, now)
             if stop is not None and sequence.finish_reason != "stop":
                 self.scheduler.finish(sequence, "stop", stop)
@@ -163,6 +169,11 @@ class Engine:
         self._num_done += 1
         if not self.scheduler.pool and not self._in_flight:
             self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
+
+    def _fail_request(self, request_id: str, now: float) -> None:
+        """End one request whose logits are not finite; the others have not seen it and go on."""
+        self.output.error(request_id, "the model's logits are not finite for this request", now)
+        self._end(self.scheduler.pool.of_request(request_id), "error")
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:
         for sequence in sequences:

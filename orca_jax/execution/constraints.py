@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from orca_jax.core.errors import RequestError
 from orca_jax.core.plan import Sampling
+from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
 from orca_jax.execution.packing import Column, Needs, RowTable
 
 MAX_BIASES = 1024
 MAX_BAD_WORDS = 256  # each of the 128 words counts twice: with and without a leading space
-MAX_BAD_WORD_TOKENS = 16
 MAX_STOP_IDS = 1056  # 1024 of a request, and room for the model's own ends
 NO_TOKEN = -1
 

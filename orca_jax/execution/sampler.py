@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.execution.constraints import Constraints, apply_constraints
 from orca_jax.execution.packing import Column, Needs, RowTable
 from orca_jax.execution.penalties import apply_penalties
 
 MAX_LOGPROBS = 20
-NOT_A_NUMBER = -2  # the token id that stands for "the logits were not finite"
 
 
 class Sampled(NamedTuple):

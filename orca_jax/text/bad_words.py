@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from orca_jax.core.errors import RequestError
+from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
 from orca_jax.text.tokenizer import Tokenizer
 
 
@@ -21,4 +22,10 @@ def bad_word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int,
         spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
         if len(spaced) == len(bare) and spaced[0] != bare[0]:
             sequences.append(spaced)
+        if len(bare) > MAX_BAD_WORD_TOKENS:
+            raise RequestError(
+                f"bad_words holds {word!r:.60}, which is {len(bare)} tokens long, but at most {MAX_BAD_WORD_TOKENS} can "
+                "be forbidden in a row: shorten it.",
+                "bad_words",
+            )
     return tuple(dict.fromkeys(sequences))

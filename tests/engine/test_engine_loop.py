@@ -1,10 +1,13 @@
 """The loop: what is launched when, what is announced, and how it ends, well or badly."""
 
+import dataclasses
+
 import pytest
 
 from orca_jax.core.clock import ManualClock
 from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.events import IterationDone, IterationLaunched, RequestArrived, SequenceFinished
+from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.core.sequence import Phase
 from orca_jax.testing.fake_executor import FakeExecutor, FakeModel
 from orca_jax.testing.on_demand import OnDemand
@@ -330,3 +333,29 @@ def test_with_reservation_the_deadlock_does_not_appear(make_engine, page_size):
     outputs = run(engine)
     assert engine.failure is None
     assert {(len(tokens), reason) for tokens, reason in ends(outputs).values()} == {(6, "length")}
+
+
+class Diverging(FakeExecutor):
+    """An executor whose logits are not numbers for one slot, once."""
+
+    slot = 1
+
+    def collect(self):
+        result = super().collect()
+        tokens = list(result.tokens)
+        if len(tokens) > self.slot and self.slot >= 0:
+            tokens[self.slot] = NOT_A_NUMBER
+            self.slot = -1
+        return dataclasses.replace(result, tokens=tuple(tokens))
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_logits_that_are_not_finite_end_their_request_and_no_other(make_engine, lookahead):
+    engine = make_engine(executor_type=Diverging, lookahead=lookahead)
+    add(engine, "abc")
+    done = [output for output in run(engine) if output.finished]
+    failed = {output.request_id: output.error for output in done if output.error}
+    assert list(failed) == ["b"] and "not finite" in failed["b"]
+    tokens, reason = engine.executor.model.expected(make_request(4, 4), 0)
+    assert [ends(done)[name, 0] for name in "ac"] == [(list(tokens), reason)] * 2
+    assert ends(done)["b", 0][1] == "error"

@@ -25,3 +25,8 @@ def test_a_word_without_tokens_is_refused(byte_level):
     with pytest.raises(RequestError, match="bad_words holds '  '") as caught:
         bad_word_ids(byte_level, ["  "])
     assert caught.value.parameter == "bad_words"
+
+
+def test_a_word_of_too_many_tokens_is_refused_with_the_bound(byte_level):
+    with pytest.raises(RequestError, match="at most 16"):
+        bad_word_ids(byte_level, ["zqxj" * 30])
