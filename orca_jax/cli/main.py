@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from orca_jax.cli import chat, demo, generate, info
 from orca_jax.cli.flags import Parser
-from orca_jax.cli.terminal import UsageError, forget_stdout, never_fail_on_encoding, say
+from orca_jax.cli.terminal import UsageError, forget_stdout, never_fail_on_encoding, on_terminal, say
 from orca_jax.core.errors import CheckpointError, ConfigError, OrcaError, RequestError
 from orca_jax.version import __version__
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # --help and --version
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
-        say("\norca-jax: interrupted")
+        say(("\n" if on_terminal(sys.stderr) else "") + "orca-jax: interrupted")  # beside the ^C on a terminal
         return 130
     except BrokenPipeError:  # whoever read the output has had enough
         forget_stdout()

@@ -143,8 +143,13 @@ class LLM:
         return self._enqueued.add(self._requests(prompts, sampling_params, None, default_max_tokens))
 
     def step(self) -> list[RequestOutput]:
-        """Run one iteration; returns what is new about enqueued requests, as their `output_kind` says."""
-        return self._enqueued.turn()
+        """Run one iteration; returns what is new about enqueued requests, as their `output_kind` says.
+
+        A request whose last output was returned here is forgotten.
+        """
+        outputs = self._enqueued.turn()
+        self._enqueued.discard([output.request_id for output in outputs if output.finished])
+        return outputs
 
     @property
     def has_unfinished(self) -> bool:
@@ -152,7 +157,7 @@ class LLM:
         return self._enqueued.has_unfinished
 
     def wait_for_completion(self, *, use_tqdm: bool = True) -> list[RequestOutput]:
-        """Step until every enqueued request has ended; returns the last output of each, in order, and forgets them."""
+        """Step until every enqueued request has ended; returns the last outputs, in order, that `step` has not."""
         with GenerationBar(len(self._enqueued), self._counter, use_tqdm) as bar:
             self._enqueued.wait(bar)
         return self._enqueued.take()

@@ -16,6 +16,7 @@ class Pending:
         self._last: dict[str, RequestOutput | None] = {}
         self._place: dict[str, int] = {}
         self._running: set[str] = set()
+        self._num_added = 0
 
     @property
     def has_unfinished(self) -> bool:
@@ -28,7 +29,7 @@ class Pending:
         """Hand requests to the engine; returns their ids."""
         ids = self._desk.submit(requests)
         for key in ids:
-            self._place[key] = len(self._place)
+            self._place[key] = self._num_added = self._num_added + 1
         self._last.update(dict.fromkeys(ids))
         self._running.update(ids)
         return ids

@@ -61,7 +61,7 @@ def test_a_wrong_command_line_is_one_line(argv, message, capsys):
         (CheckpointError("config.json is\nmissing"), 2, "orca-jax: error: config.json is missing\n"),
         (EngineError("the device is gone"), 1, "orca-jax: error: the device is gone\n"),
         (KeyError("pages"), 1, "orca-jax: error: unexpected KeyError: 'pages' (--debug shows where)\n"),
-        (KeyboardInterrupt(), 130, "\norca-jax: interrupted\n"),
+        (KeyboardInterrupt(), 130, "orca-jax: interrupted\n"),
     ],
 )
 def test_ways_of_ending(monkeypatch, capsys, error, status, message):
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_the_real_command_with_one_line(tokenizer_folder):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "\norca-jax: interrupted\n"
+    assert err == "orca-jax: interrupted\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(tokenizer_folder):

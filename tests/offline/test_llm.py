@@ -169,7 +169,7 @@ def test_requests_may_arrive_between_steps(make_llm):
     assert {row.request_id for event in launched[:4] for row in event.rows} == {first}
     assert any({row.request_id for row in event.rows} == {first, second} for event in launched)
     assert [output.request_id for output in seen].count(second) == 1
-    assert [output.request_id for output in llm.wait_for_completion(use_tqdm=False)] == [first, second]
+    assert [output.request_id for output in seen if output.finished] == [second, first]
     assert llm.wait_for_completion(use_tqdm=False) == []
 
 
@@ -370,3 +370,13 @@ def test_an_engine_may_allow_fewer_log_probabilities(make_llm):
             llm.generate("abc", greedy(**{name: 3}), use_tqdm=False)
     (output,) = llm.generate("abc", greedy(2, logprobs=2), use_tqdm=False)
     assert len(output.outputs[0].logprobs) == 2
+
+
+def test_waiting_returns_what_stepping_has_not(llm):
+    first, second, third = llm.enqueue(["abc", "xyz", "uvw"], [greedy(20), greedy(2), greedy(20)])
+    stepped = []
+    while not any(output.finished for output in stepped):
+        stepped += llm.step()
+    assert [output.request_id for output in stepped if output.finished] == [second]
+    assert [output.request_id for output in llm.wait_for_completion(use_tqdm=False)] == [first, third]
+    assert len(llm._enqueued) == 0
