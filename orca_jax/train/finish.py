@@ -32,11 +32,11 @@ it is too small to write programs that work.
 
 | | |
 | --- | --- |
-| held-out bits per byte | **{bits_per_byte:.3f}** ({held_out_modules} modules, {held_out_bytes:,} bytes, weights as shipped) |
+| held-out bits per byte | **{bits_per_byte:.3f}** ({held_out_modules} modules, {held_out_bytes:,} bytes) |
 | tokens seen | {tokens:,} in {steps:,} updates ({epochs:.1f} passes over {unique_tokens:,}) |
 | wall time | {minutes:.0f} minutes on {device} |
 | weights | bfloat16, tied embeddings, {megabytes:.1f} MB |
-| special tokens | `<\\|end\\|>` ends a module and an answer; `<\\|system\\|>`, `<\\|user\\|>`, `<\\|assistant\\|>` mark a chat |
+| special tokens | `<\\|end\\|>` ends modules and answers; `<\\|system\\|>`, `<\\|user\\|>`, `<\\|assistant\\|>` |
 
 Held out (by a seeded hash of the path): {held_out_names}. Test packages and generated character tables were not read.
 Five per cent of the text are conversations made from the library's own functions: "Write a function NAME: first line of

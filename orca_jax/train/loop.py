@@ -3,10 +3,10 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 
@@ -42,7 +42,7 @@ class Trainer:
         self.state = self._optimizer.init(self.parameters)
         self.progress = Progress(step=0, tokens=0, seconds=0.0, curve=[], pipeline={})
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
+    def _batches(self) -> grain.DatasetIterator:
         data = self.config.data
         source = batches(self.dataset.train, end=self._end, length=self._length, batch=data.batch, seed=data.seed)
         return iter(source)
@@ -106,9 +106,13 @@ class Trainer:
 
     def evaluate(self) -> float:
         """Bits per byte on the held-out modules, printed and put on the curve."""
-        losses = lambda *window: self._losses(self.parameters, *window)  # noqa: E731
+
+        def losses(*window: Any) -> Any:
+            return self._losses(self.parameters, *window)
+
         value = bits_per_byte(losses, self._windows, self.dataset.held_out_bytes, self.config.data.batch)
-        print(f"step {self.progress.step}: {value:.4f} bits per byte on {len(self.dataset.held_out)} held-out modules", flush=True)
+        count = len(self.dataset.held_out)
+        print(f"step {self.progress.step}: {value:.4f} bits per byte on {count} held-out modules", flush=True)
         self._note(bits_per_byte=value)
         return value
 
@@ -125,8 +129,9 @@ class Trainer:
         p = self.progress
         self.progress.curve.append({"step": p.step, "tokens": p.tokens, "seconds": round(p.seconds, 1), **values})
 
-
     def device_line(self) -> str:
         """What the run computes on."""
         device = jax.devices()[0]
-        return f"{jax.device_count()} x {device.device_kind}" if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
+        if device.platform == "cpu":
+            return f"{os.cpu_count()} CPU cores"
+        return f"one {device.device_kind}"

@@ -21,7 +21,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=ROOT / "configs/train/demo.toml")
     parser.add_argument("--run", type=Path, default=Path("runs/train_demo"), help="checkpoints, tokenizer and curve")
     parser.add_argument("--library", type=Path, default=None, help="sources to train on (this interpreter's library)")
-    parser.add_argument("--minutes", type=float, default=None, help="wall time of the whole run, instead of the config's")
+    parser.add_argument("--minutes", type=float, default=None, help="wall time of the whole run (config: 60)")
     parser.add_argument("--resume", action="store_true", help="continue the newest checkpoint in --run")
     parser.add_argument("--export", type=Path, default=None, help="where the finished model is written (RUN/model)")
     return parser.parse_args(argv)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     folder = args.export or args.run / "model"
     facts = finish(trainer, folder, library)
-    print(f"{folder}: {facts['bits_per_byte']:.4f} bits per byte as shipped, {facts['bytes'] / 1e6:.1f} MB of weights", flush=True)
+    print(f"{folder}: {facts['bits_per_byte']:.4f} bits per byte as shipped, {facts['bytes'] / 1e6:.1f} MB", flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 Batch = dict[str, Int[np.ndarray, "B N"]]
 """`inputs`, `targets` (the next token) and `segments` (1, 2, ...: which document of the window), int32."""
 
+
 def _next_token(ids: Int[np.ndarray, " n"], end: int) -> dict[str, Int[np.ndarray, " m"]]:
     """A document predicts its first token from the end-of-sequence, and the end-of-sequence from its last."""
     ids = np.asarray(ids, np.int32)
@@ -40,7 +41,9 @@ def batches(
         .repeat(None, reseed_each_epoch=True)
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))  # it is all in memory
     )
-    packed = grain.experimental.ConcatThenSplitIterDataset(shuffled, length_struct={"inputs": length, "targets": length})
+    packed = grain.experimental.ConcatThenSplitIterDataset(
+        shuffled, length_struct={"inputs": length, "targets": length}
+    )
     mixed = grain.experimental.WindowShuffleIterDataset(packed, window_size=waiting, seed=seed)
     return mixed.map(_named).batch(batch, drop_remainder=True)
 

@@ -14,8 +14,8 @@ from orca_jax.train.model import Parameters, token_losses
 Update = Callable[..., tuple[Parameters, optax.OptState, Float[Array, ""]]]
 
 
-def _windows(batch: dict[str, Array], length: int) -> tuple[Array, Array, Array]:
-    return tuple(batch[name].reshape(-1, length) for name in ("inputs", "targets", "segments"))  # type: ignore[return-value]
+def _windows(batch: dict[str, Array], length: int) -> tuple[Array, ...]:
+    return tuple(batch[name].reshape(-1, length) for name in ("inputs", "targets", "segments"))
 
 
 def make_update(

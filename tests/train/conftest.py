@@ -8,7 +8,17 @@ from orca_jax.train.config import DataConfig, RunConfig, ShapeConfig, TrainConfi
 from orca_jax.train.corpus import library_root
 from orca_jax.train.dataset import build_dataset
 
-MODULES = ("bisect.py", "heapq.py", "textwrap.py", "string.py", "keyword.py", "fnmatch.py", "this.py", "abc.py", "shlex.py")
+MODULES = (
+    "bisect.py",
+    "heapq.py",
+    "textwrap.py",
+    "string.py",
+    "keyword.py",
+    "fnmatch.py",
+    "this.py",
+    "abc.py",
+    "shlex.py",
+)
 
 
 @pytest.fixture(scope="session")

@@ -101,4 +101,6 @@ def test_every_held_out_token_is_counted_once_with_half_a_window_before_it(size)
 
 def test_bits_per_byte_of_a_fair_coin():
     windows = held_out_windows([np.zeros(99), np.zeros(50)], end=0, length=LENGTH)
-    assert bits_per_byte(lambda inputs, *_: np.full(inputs.shape, np.log(2)), windows, 151, batch=3) == pytest.approx(1.0)
+    assert bits_per_byte(lambda inputs, *_: np.full(inputs.shape, np.log(2)), windows, 151, batch=3) == pytest.approx(
+        1.0
+    )

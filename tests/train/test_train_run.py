@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, small_c
 
 
 def test_nothing_to_resume_is_said(small_config, small_dataset, tmp_path):
-    with pytest.raises(ConfigError, match="nothing to resume in .*checkpoints; start without --resume"):
+    with pytest.raises(ConfigError, match=r"nothing to resume in .*checkpoints; start without --resume"):
         Trainer(small_config, small_dataset, tmp_path).resume()
 
 
