@@ -42,7 +42,7 @@ class Arrival:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="out", help="where the picture goes (default: ./out)")
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0 always takes the most likely token (default: 0)"
+        "--temperature", type=float, default=0.5, help="0 always takes the most likely token (default: 0.5)"
     )
     add_engine_flags(parser)
 
