@@ -24,7 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def param(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, axes: tuple[str, ...], std: float = 0.02) -> nnx.Param:
+def param(
+    rngs: nnx.Rngs, shape: tuple[int, ...], dtype: jnp.dtype, axes: tuple[str, ...], std: float = 0.02
+) -> nnx.Param:
     """A normal-initialised parameter that knows its logical axes (see `sharding.py`)."""
     return nnx.Param((jax.random.normal(rngs.params(), shape, jnp.float32) * std).astype(dtype), axes=axes)
 
@@ -113,7 +115,9 @@ class Attention(nnx.Module):
         self.k_norm = Norm(c.head_dim, ("head_dim",), "rms", c.norm_eps, dtype=dtype) if c.qk_norm else None
         self.group_size = c.group_size
 
-    def __call__(self, x: Float[Array, "T D"], rotation: "Rotation | None", kv: "KV", attend: "Attend") -> "tuple[Array, KV]":
+    def __call__(
+        self, x: Float[Array, "T D"], rotation: "Rotation | None", kv: "KV", attend: "Attend"
+    ) -> "tuple[Array, KV]":
         qkv = self.qkv(x)  # [T, K, G + 2, C]
         T, C = x.shape[0], qkv.shape[-1]
         q, k, v = qkv[:, :, : self.group_size].reshape(T, -1, C), qkv[:, :, -2], qkv[:, :, -1]
@@ -140,5 +144,3 @@ def rotate(x: Float[Array, "T n C"], rotation: Rotation) -> Float[Array, "T n C"
     cos, sin = (part[:, None, :] for part in rotation)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-

@@ -189,4 +189,4 @@ def _no_weights(folder: Path) -> str:
         return f"{folder} has weights only as {other[0]}, which is never loaded (pickle can run code): convert to safetensors"
     loose = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf"))
     found = f" (found {loose[0]})" if loose else ""
-    return f"{folder} has neither {WEIGHTS} nor {INDEX}{found}"
+    return f"{folder} has neither {WEIGHTS} nor {INDEX}{found}; weights are read from safetensors only"

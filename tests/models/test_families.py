@@ -138,6 +138,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"tie_word_embeddings": 1}, "tie_word_embeddings = 1, but true or false is needed"),
     (LLAMA, {"attention_bias": "yes"}, "attention_bias = 'yes', but true or false is needed"),
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5, but only 1.0 is supported"),
+    (LLAMA, {"rope_interleaved": True}, "rope_interleaved = true, but only False is supported"),
     (LLAMA, {"rope_theta": None}, "rope_theta is null"),
     (LLAMA, {"rope_theta": 0}, "rope_theta = 0, but a number from 1"),
     (LLAMA, {"rope_scaling": "linear"}, "rope_scaling = 'linear', but an object is needed"),
@@ -152,16 +153,18 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": {"rope_type": "default"}}, "differ"),
     (GPT2, {"n_head": 5}, "n_head = 5, but a divisor of n_embd = 64"),
     (GPT2, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = true, but only False"),
-    (OPT, {"do_layer_norm_before": False}, "do_layer_norm_before = false, but only True is supported (post-norm, as in the 350M"),
+    (OPT, {"do_layer_norm_before": False}, "do_layer_norm_before = false, but only True is supported (post-norm, as in"),
     (OPT, {"word_embed_proj_dim": 32}, "word_embed_proj_dim = 32, but only 64 is supported (embeddings as wide"),
     ({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}, {"layer_types": ["full_attention"]}, "a list of 3 of full_attention"),
-    ({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}, {"layer_types": ["sliding_attention"] * 3}, "needs use_sliding_window"),
+    ({**LLAMA, "architectures": ["Qwen2ForCausalLM"]}, {"layer_types": ["sliding_attention"] * 3}, "use_sliding_window"),
     ({**LLAMA, "architectures": ["MistralForCausalLM"]}, {"sliding_window": 0}, "sliding_window = 0, but an integer from 1"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("base", "changes", "message"), BAD, ids=[json.dumps(c, default=str)[:60] for _, c, _ in BAD])
-def test_a_bad_setting_is_refused_with_a_line_that_names_it(base: dict[str, Any], changes: dict[str, Any], message: str):
+def test_a_bad_setting_is_refused_with_a_line_that_names_it(
+    base: dict[str, Any], changes: dict[str, Any], message: str
+):
     with pytest.raises(CheckpointError) as refusal:
         read(base, **changes)
     text = str(refusal.value)

@@ -71,7 +71,7 @@ def test_each_failure_is_one_clear_line(name: str, message: str, download: Calla
 
 def test_a_full_disk_is_named(download: Callable[[object], object]):
     download(OSError(28, "No space left on device"))
-    with pytest.raises(CheckpointError, match="could not be fetched from the Hub: .*No space left on device"):
+    with pytest.raises(CheckpointError, match=r"could not be fetched from the Hub: .*No space left on device"):
         fetch("org/name", None)
 
 

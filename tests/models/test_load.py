@@ -76,14 +76,15 @@ def test_names_without_the_usual_prefix_and_old_buffers_are_understood(name: str
 
 
 def test_rotary_tables_of_old_checkpoints_are_ignored(edit_weights: EditWeights):
-    load_model(edit_weights(lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float64)})))
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float64)}
+    load_model(edit_weights(lambda t: t.update(table)))
 
 
 def test_a_head_that_repeats_tied_embeddings_is_ignored_and_another_is_refused(edit_weights: EditWeights):
     folder = edit_weights(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
     assert load_model(folder).model.head is None
     folder = edit_weights(lambda t: t["lm_head.weight"].__setitem__((0, 0), 9.0))
-    with pytest.raises(CheckpointError, match=r"'lm_head.weight' differs from the embedding, but tie_word_embeddings is true"):
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' differs from the embedding, but tie_word_embeddings"):
         load_model(folder)
 
 
@@ -149,12 +150,17 @@ def test_unknown_formats_and_types_are_refused(checkpoint: Path):
 
 
 LOAD = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from orca_jax.models.load import load_model
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
 load_model(sys.argv[1] + "/small", layers=sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 load_model(sys.argv[1] + "/large", layers=sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -172,6 +178,7 @@ def write_llama(folder: Path, width: int, layers: int) -> int:
     return sum(4 * math.prod(piece.shape) for piece in pieces)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory was needed at most")
 @pytest.mark.parametrize("layers", ["unrolled", "scan"])
 def test_the_host_never_holds_two_copies(layers: str, tmp_path: Path):
     write_llama(tmp_path / "small", 16, 12)
@@ -179,7 +186,7 @@ def test_the_host_never_holds_two_copies(layers: str, tmp_path: Path):
     run = subprocess.run(
         [sys.executable, "-c", LOAD, str(tmp_path), layers], capture_output=True, text=True, check=True, timeout=300
     )
-    grown = int(run.stdout) * 1024
+    grown = int(run.stdout)
     # on CPU the device's copy lies in host memory, too: that one, and little beside it
     assert 0.9 * total < grown < 1.4 * total
 

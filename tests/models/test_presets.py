@@ -56,7 +56,9 @@ def test_a_slip_in_a_shape_is_refused_with_the_nearest_key(tmp_path: Path):
     assert path is not None
     copy = tmp_path / "slip.toml"
     copy.write_text(path.read_text().replace("rms_norm_eps", "rms_norm_epsilon"))
-    with pytest.raises(CheckpointError, match=r"slip.toml: unknown key 'rms_norm_epsilon' \(did you mean 'rms_norm_eps'"):
+    with pytest.raises(
+        CheckpointError, match=r"slip.toml: unknown key 'rms_norm_epsilon' \(did you mean 'rms_norm_eps'"
+    ):
         read_preset(copy)
 
 

@@ -147,7 +147,7 @@ INDEX = "model.safetensors.index.json"
         ({"a": 3}, "weight_map['a'] = 3 is no .safetensors file name"),
         ({"a": "y.safetensors"}, "names y.safetensors, which is not in the folder (incomplete download?)"),
         ({"a": "x.safetensors"}, "holds tensor 'b', which model.safetensors.index.json does not place there"),
-        ({n: "x.safetensors" for n in "abc"}, "has no tensor 'c', which model.safetensors.index.json places there"),
+        (dict.fromkeys("abc", "x.safetensors"), "has no tensor 'c', which model.safetensors.index.json places there"),
         ({}, "weight_map is missing or empty"),
         ([], "weight_map is missing or empty"),
     ],
@@ -163,7 +163,7 @@ def test_an_index_that_does_not_fit_its_files_is_refused(weight_map: object, mes
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "has neither model.safetensors nor model.safetensors.index.json"),
+        ([], "has neither model.safetensors nor model.safetensors.index.json; weights"),
         (["pytorch_model.bin"], "only as pytorch_model.bin, which is never loaded (pickle can run code)"),
         (["adapter_model.safetensors"], "(found adapter_model.safetensors)"),
     ],

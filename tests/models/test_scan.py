@@ -59,7 +59,7 @@ def test_both_forms_give_the_same_states_and_the_same_cache(family: str):
     stacked = stack_layers(model)
     kvs = [jnp.zeros((LENGTH, 2 * config.num_kv_heads, config.head_dim))] * config.num_layers
     kv = jnp.concatenate(kvs)
-    for start, stop in ((0, 7), (7, 8), (8, 12)):  # a chunk, an increment, a chunk: the cache is carried over
+    for start, stop in ((0, 4), (4, 8), (8, 12)):  # chunks: the cache is carried over
         tokens, positions = jnp.arange(start, stop) * 5 % 64, jnp.arange(start, stop)
         hidden, kvs = run_unrolled(model, tokens, positions, kvs)
         scanned, kv = run_scan(stacked, tokens, positions, kv)
@@ -86,4 +86,5 @@ def test_layers_with_different_windows_cannot_be_stacked():
 
 
 def test_the_form_belongs_to_the_backend():
-    assert [layer_form(platform, CONFIGS["llama"]) for platform in ("cpu", "gpu", "tpu")] == ["unrolled", "scan", "scan"]
+    forms = [layer_form(platform, CONFIGS["llama"]) for platform in ("cpu", "gpu", "tpu")]
+    assert forms == ["unrolled", "scan", "scan"]

@@ -20,6 +20,7 @@ USED: dict[str, set[str]] = {
 def read_rope(fields: Fields, max_positions: int) -> RopeConfig:
     """The rotary embedding that a config.json describes. Raises CheckpointError on what it does not know."""
     fields.expect("partial_rotary_factor", 1.0, "the whole head is rotated")
+    fields.expect("rope_interleaved", False, "pairs are made of a head's two halves")
     old, new = fields.inner("rope_scaling"), fields.inner("rope_parameters")
     if old is not None and new is not None and old.values != new.values:
         raise CheckpointError(f"{fields.source}: rope_scaling and rope_parameters differ: keep one of them")
