@@ -1,5 +1,6 @@
 """The one place where a configuration becomes objects, and the only one in the host tower that names the device tower."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from orca_jax.models.source import DEMO, find_model
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int, str], None]
 """`(stage, done, total, what)`: stage is "load" (bytes) or "warm-up" (programs)."""
@@ -90,6 +93,11 @@ def build_engine(
     loaded = load(config, report)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(config, loaded)
     info = choose(config, loaded)
+    logger.info(
+        "%s (%s, %d parameters, %s) on %s; attention: %s; K/V pool: %d pages of %d tokens, %d bytes (%s)",
+        info.model, info.architecture, info.num_parameters, info.dtype, ", ".join(info.devices), info.attention,
+        info.pool.num_pages, info.page_size, info.pool.bytes, info.pool.reason,
+    )  # fmt: skip
     executor = LocalExecutor(loaded.model, executor_options(info, loaded))
     kv = KVManager(info.pool.num_pages, info.page_size, executor.options.num_slots)
     scheduler = Scheduler(
