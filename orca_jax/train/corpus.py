@@ -78,17 +78,15 @@ def conversations(module: Module, longest: int = 2500) -> Iterator[tuple[str, st
         tree = ast.parse(module.text)
     except SyntaxError:
         return
+    lines = module.text.split("\n")  # ast.get_source_segment would split the module again for every function
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
             continue
-        doc, source = ast.get_docstring(node), ast.get_source_segment(module.text, node)
-        if not doc or source is None or len(source) > longest or node.end_lineno == node.lineno:
-            continue
-        yield f"Write a function {node.name}: {doc.splitlines()[0].strip()}", _dedented(source, node.col_offset)
+        doc, source = ast.get_docstring(node), _dedented(lines[node.lineno - 1 : node.end_lineno], node.col_offset)
+        if doc and "\n" in source and len(source) <= longest:
+            yield f"Write a function {node.name}: {doc.splitlines()[0].strip()}", source
 
 
-def _dedented(source: str, columns: int) -> str:
-    """A method's source as if it stood alone: its first line has no indentation, so only the others lose theirs."""
-    indent = " " * columns
-    first, *rest = source.split("\n")
-    return "\n".join([first, *(line.removeprefix(indent) for line in rest)])
+def _dedented(lines: list[str], columns: int) -> str:
+    """A method's source as if it stood alone."""
+    return "\n".join(line.removeprefix(" " * columns) for line in lines)
