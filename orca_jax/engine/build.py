@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from pallas_kernels.ragged_paged_attention import resolve
 
 from orca_jax.core.clock import Clock, MonotonicClock
 from orca_jax.core.config import EngineConfig
@@ -26,6 +24,7 @@ from orca_jax.models.source import DEMO, find_model
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.text.tokenizer import Tokenizer
+from pallas_kernels.ragged_paged_attention import resolve
 
 logger = logging.getLogger(__name__)
 

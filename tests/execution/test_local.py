@@ -5,8 +5,8 @@ import pytest
 
 from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
-from orca_jax.execution.buckets import Bucket
 from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
+from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import constraint_line
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import ExecutorOptions, LocalExecutor
