@@ -161,7 +161,7 @@ def write_kv(
 
 
 def _check(metadata: Metadata, page_size: int, num_tokens: int) -> None:
-    prepared = (metadata.page_size, metadata.token_valid.shape[0])
+    prepared = (metadata.page_size, metadata.write_page.shape[0])
     if prepared != (page_size, num_tokens):
         raise ValueError(
             f"metadata was prepared for page_size and T = {prepared}, but the call has {(page_size, num_tokens)}"
