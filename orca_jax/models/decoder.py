@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from orca_jax.models.config import DecoderConfig
@@ -53,7 +54,8 @@ class Decoder(nnx.Module):
             return x + self.positions[...][positions + c.position_offset].astype(jnp.float32), None
         if c.rope is None:
             raise ValueError("a decoder needs learned or rotary positions")
-        return x, rotation(c.rope, c.head_dim, positions)
+        # Worked out once, not fused into every layer: XLA:CPU would take each cosine again for each head and layer.
+        return x, lax.optimization_barrier(rotation(c.rope, c.head_dim, positions))
 
     def logits(self, x: Float[Array, "R D"]) -> Float[Array, "R V"]:
         """Next-token logits of normed hidden states, float32."""

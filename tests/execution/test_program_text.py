@@ -80,3 +80,9 @@ def test_temporaries_do_not_grow_with_the_cache(compiled):
     before = programs[bucket].memory_analysis().temp_size_in_bytes
     after = other._programs()[1].lower().compile().memory_analysis().temp_size_in_bytes
     assert after <= before * 1.05
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_the_rotation_is_worked_out_once_for_all_layers(compiled, bucket):
+    _, programs = compiled
+    assert len(re.findall(r" cosine\(", programs[bucket].as_text())) == 1
