@@ -29,6 +29,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
+    def latest(self) -> int | None:
+        """The newest checkpoint's step."""
+        return self._manager.latest_step()
+
     def save(self, parameters: Parameters, state: optax.OptState, progress: Progress) -> None:
         self._manager.save(
             progress.step,
@@ -40,7 +44,7 @@ class Checkpoints:
 
     def restore(self, parameters: Parameters, state: optax.OptState) -> tuple[Parameters, optax.OptState, Progress]:
         """The newest checkpoint; `parameters` and `state` give the shapes and the devices."""
-        step = self._manager.latest_step()
+        step = self.latest()
         if step is None:
             raise ConfigError(f"nothing to resume in {self._manager.directory}; start without --resume")
         saved = self._manager.restore(

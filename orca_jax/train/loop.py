@@ -10,6 +10,7 @@ import grain
 import jax
 import jax.numpy as jnp
 
+from orca_jax.core.errors import ConfigError
 from orca_jax.train.checkpoint import Checkpoints, Progress
 from orca_jax.train.config import TrainConfig
 from orca_jax.train.dataset import Dataset
@@ -51,6 +52,12 @@ class Trainer:
         """Continues the newest checkpoint: weights, optimizer, and the pipeline at the batch that follows."""
         self.parameters, self.state, self.progress = self._checkpoints.restore(self.parameters, self.state)
         self._iterator.set_state(restored(self.progress.pipeline))
+
+    def refuse_old_run(self) -> None:
+        """Raises ConfigError where the folder holds another run: its checkpoints would win over earlier steps of this one."""
+        step = self._checkpoints.latest()
+        if step is not None:
+            raise ConfigError(f"{self.folder} holds a run at step {step}; go on with --resume, or name another --run")
 
     def interrupt(self) -> None:
         """Ends `run` after the update in progress."""

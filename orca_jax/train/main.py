@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import signal
+import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from orca_jax.core.errors import OrcaError
 from orca_jax.train.config import TrainConfig, load_config
 from orca_jax.train.corpus import library_root
 from orca_jax.train.dataset import build_dataset
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train_demo", description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs/train/demo.toml")
-    parser.add_argument("--run", type=Path, default=Path("runs/train_demo"), help="checkpoints, tokenizer and curve")
+    parser.add_argument("--run", type=Path, default=Path("out/train_demo"), help="checkpoints, tokenizer and curve")
     parser.add_argument("--library", type=Path, default=None, help="sources to train on (this interpreter's library)")
     parser.add_argument("--minutes", type=float, default=None, help="wall time of the whole run (config: 60)")
     parser.add_argument("--resume", action="store_true", help="continue the newest checkpoint in --run")
@@ -28,7 +30,15 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
+    try:
+        return train(arguments(argv))
+    except OrcaError as error:
+        print(f"train_demo: {error}", file=sys.stderr)
+        return 2
+
+
+def train(args: argparse.Namespace) -> int:
+    """The whole run, to the exported folder; 130 where it was interrupted."""
     config = load_config(args.config)
     if args.minutes is not None:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, minutes=args.minutes, steps=None))
@@ -56,6 +66,8 @@ def prepare(config: TrainConfig, folder: Path, library: Path, *, resume: bool) -
     trainer = Trainer(config, dataset, folder)
     if resume:
         trainer.resume()
+    else:
+        trainer.refuse_old_run()
     weights = sum(weight.size for weight in trainer.parameters.values())
     print(
         f"{weights / 1e6:.2f} M parameters on {trainer.device_line()}; {sum(map(len, dataset.train)) / 1e6:.2f} M tokens in "

@@ -9,6 +9,7 @@ from orca_jax.core.errors import ConfigError
 from orca_jax.models.load import load_model
 from orca_jax.train.finish import finish
 from orca_jax.train.loop import Trainer
+from orca_jax.train.main import main
 from orca_jax.train.model import initial_parameters
 from orca_jax.train.optimizer import optimizer
 from orca_jax.train.step import make_update
@@ -47,8 +48,9 @@ def test_twenty_updates_learn_something(finished):
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, small_config, small_dataset, tmp_path):
-    _, expected, _ = finished
+    uninterrupted, expected, _ = finished
     first = Trainer(small_config, small_dataset, tmp_path)
+    first._updates = uninterrupted._updates  # compiling it once is enough
     losses = follow(first)
     update = first.update
 
@@ -64,6 +66,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, small_c
     assert len(losses) == 7
 
     second = Trainer(small_config, small_dataset, tmp_path)
+    second._updates = uninterrupted._updates
     second.resume()
     rest = follow(second)
     assert second.run()
@@ -75,6 +78,16 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(finished, small_c
 def test_nothing_to_resume_is_said(small_config, small_dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"nothing to resume in .*checkpoints; start without --resume"):
         Trainer(small_config, small_dataset, tmp_path).resume()
+
+
+def test_a_new_run_does_not_mix_with_an_old_one(finished, small_config, small_dataset):
+    with pytest.raises(ConfigError, match="holds a run at step 20; go on with --resume, or name another --run"):
+        Trainer(small_config, small_dataset, finished[0].folder).refuse_old_run()
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
+    assert main(["--library", str(tmp_path), "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("train_demo: no Python sources under")
 
 
 def test_a_batch_is_cut_into_shorter_windows(small_config):
