@@ -76,7 +76,9 @@ def measure(subject: Subject, workload: Workload) -> dict[str, Any]:
     wanted = [job.output_len for job in workload.requests]
     got = [len(output.outputs[0].token_ids) for output in outputs]
     if got != wanted:
-        raise EngineError(f"workload {workload.name}: output lengths {got[:8]}... are not the {wanted[:8]}... asked for")
+        raise EngineError(
+            f"workload {workload.name}: output lengths {got[:8]}... are not the {wanted[:8]}... asked for"
+        )
     row: dict[str, Any] = {"workload": workload.name}
     if len(outputs) == 1:
         metrics = outputs[0].metrics

@@ -65,7 +65,9 @@ def make_workload(name: str, table: dict[str, Any], where: str) -> Workload:
     rng = random.Random(table["seed"])
     lengths = [(draw(rng, table["prompt_len"]), draw(rng, table["output_len"])) for _ in range(table["requests"])]
     low, high = table["tokens"]
-    jobs = [Job(i, [rng.randrange(low, high + 1) for _ in range(given)], asked) for i, (given, asked) in enumerate(lengths)]
+    jobs = [
+        Job(i, [rng.randrange(low, high + 1) for _ in range(given)], asked) for i, (given, asked) in enumerate(lengths)
+    ]
     return Workload(name, table["seed"], jobs)
 
 
