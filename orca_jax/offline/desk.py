@@ -74,6 +74,16 @@ class Desk:
             while not self._outputs and self._engine.failure is None and self._engine.has_unfinished:
                 self._engine.step()
 
+    def statistics(self) -> dict[str, float | int | str]:
+        """The engine's counters, as they stand between two iterations."""
+        with self._lock:
+            return self._engine.statistics()
+
+    def close(self) -> None:
+        """Close the engine between two iterations; whoever still waits gets what its requests had, ended by "abort"."""
+        with interrupt_deferred(), self._lock:
+            self._engine.close()
+
     def _check_all_ended(self) -> None:
         """An idle engine owes nobody an output; without this check a lost one would be waited for without end."""
         owed = [key for key, outputs in self._outputs.items() if not (outputs and outputs[-1].finished)]

@@ -63,7 +63,7 @@ class LLM:
         self._desk = Desk(built.engine)
         self._reception = Reception(built.door, built.engine.clock)
         self._enqueued = Pending(self._desk)
-        self._finalizer = weakref.finalize(self, built.close)  # an LLM that nobody holds frees its memory
+        self._finalizer = weakref.finalize(self, self._desk.close)  # an LLM that nobody holds frees its memory
 
     def generate(
         self,
@@ -111,7 +111,8 @@ class LLM:
     ) -> Generator[RequestOutput, None, None]:
         """Yield what is new about any of the prompts as it comes: only the text and tokens since its last output.
 
-        `request_id` counts up in the order of the prompts. Closing the iterator ends what still runs.
+        `request_id` counts up in the order of the prompts. A bad prompt is refused here; the engine sees the others when
+        the first output is asked for. Closing the iterator ends what still runs.
         """
         return self._deltas(self._requests(prompts, sampling_params, RequestOutputKind.DELTA))
 
@@ -188,7 +189,7 @@ class LLM:
 
     def statistics(self) -> dict[str, float | int | str]:
         """Counters of the engine: iterations, requests, pages, compiles after warm-up, ..."""
-        return self._built.engine.statistics()
+        return self._desk.statistics()
 
     def close(self) -> None:
         """End what runs and give the memory back. Idempotent; the object is of no use afterwards."""
@@ -235,15 +236,15 @@ class LLM:
 
     def _finish(self, requests: list[Request], use_tqdm: bool) -> list[RequestOutput]:
         pending = Pending(self._desk)
-        pending.add(requests)
         with GenerationBar(len(requests), self._counter, use_tqdm) as bar:
+            pending.add(requests)
             pending.wait(bar)
         return pending.take()
 
     def _deltas(self, requests: list[Request]) -> Generator[RequestOutput, None, None]:
-        pending = Pending(self._desk)
-        pending.add(requests)
-        return pending.deltas()
+        # Submitted in here: a generator that is dropped before its first turn could not take its requests back. And
+        # it holds `self`: the engine must not be freed under a stream that is still read.
+        yield from Pending(self._desk).deltas(requests)
 
 
 def _template(

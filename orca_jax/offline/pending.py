@@ -52,12 +52,13 @@ class Pending:
             while self._running:
                 bar.update(sum(output.finished for output in self.turn()))
         except BaseException:
-            self.discard(list(self._last))
+            self.discard(list(self._running))
             raise
 
-    def deltas(self) -> Generator[RequestOutput, None, None]:
-        """Turn until all have ended, yielding what is new. Leaving early discards those that have not."""
+    def deltas(self, requests: Iterable[Request]) -> Generator[RequestOutput, None, None]:
+        """Add requests and turn until all have ended, yielding what is new. Leaving early discards those that have not."""
         try:
+            self.add(requests)
             while self._running:
                 yield from self.turn()
         finally:

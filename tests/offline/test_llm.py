@@ -12,6 +12,7 @@ from orca_jax.core.events import IterationLaunched, RequestArrived
 from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
 from orca_jax.offline.llm import LLM
 from orca_jax.offline.unsupported import METHODS
+from orca_jax.testing.fake_engine import build_fake_engine
 from orca_jax.text.chat import render
 
 
@@ -146,6 +147,22 @@ def test_leaving_a_stream_ends_its_requests(llm):
     llm._built.engine.check()
 
 
+def test_a_stream_that_is_never_read_leaves_nothing_behind(llm):
+    stream = llm.stream("abc", greedy(50))
+    del stream
+    gc.collect()
+    assert not llm._built.engine.has_unfinished
+    with pytest.raises(RequestError, match="empty"):  # refused at once all the same
+        llm.stream("")
+
+
+def test_a_stream_keeps_its_engine_alive(make_llm, tokenizer_folder):
+    whole = make_llm().generate("abc", greedy(9), use_tqdm=False)[0].outputs[0].token_ids
+    deltas = LLM.over(build_fake_engine(tokenizer_folder)).stream("abc", greedy(9))
+    gc.collect()
+    assert [token for delta in deltas for token in delta.outputs[0].token_ids] == whole
+
+
 def test_generating_within_a_stream_gives_each_its_own(llm):
     alone = llm.generate("abc", greedy(8), use_tqdm=False)[0].outputs[0].token_ids
     streamed = []
@@ -251,6 +268,46 @@ def test_ctrl_c_while_requests_are_handed_over_leaves_none_behind(make_llm):
     assert not llm._built.engine.has_unfinished
 
 
+def test_a_bar_that_cannot_be_drawn_leaves_no_request_behind(llm, monkeypatch):
+    def fail(*args) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orca_jax.offline.progress._bar", fail)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate("abc", greedy())
+    assert not llm._built.engine.has_unfinished
+
+
+def test_an_interrupted_wait_keeps_what_has_ended(make_llm):
+    def press(event) -> None:
+        if isinstance(event, IterationLaunched) and event.iteration == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    llm = make_llm(observers=(press,))
+    short, _ = llm.enqueue(["abc", "xyz"], [greedy(2), greedy(40)])
+    with pytest.raises(KeyboardInterrupt):
+        llm.wait_for_completion(use_tqdm=False)
+    assert [output.request_id for output in llm.wait_for_completion(use_tqdm=False)] == [short]
+
+
+def test_closing_waits_for_the_iteration_of_another_thread(llm, monkeypatch):
+    executor, closer, waits = llm._built.engine.executor, threading.Thread(target=llm.close), []
+    launch = executor.launch
+
+    def launch_while_closing(plan) -> None:
+        if not waits:
+            closer.start()
+            closer.join(timeout=0.5)
+            waits.append(closer.is_alive())
+        launch(plan)
+
+    monkeypatch.setattr(executor, "launch", launch_while_closing)
+    (output,) = llm.generate("abc", greedy(40), use_tqdm=False)
+    closer.join(timeout=60)
+    assert waits == [True] and executor._closed
+    assert output.outputs[0].finish_reason in ("abort", "length")
+
+
 def test_a_failed_engine_is_one_error(llm, monkeypatch):
     def fail(plan) -> None:
         raise RuntimeError("out of memory")
@@ -271,8 +328,6 @@ def test_closing_frees_and_is_idempotent(llm):
 
 
 def test_a_collected_llm_frees_its_engine(tokenizer_folder):
-    from orca_jax.testing.fake_engine import build_fake_engine
-
     built = build_fake_engine(tokenizer_folder)
     closed = []
     weakref.finalize(built.engine.executor, closed.append, "collected")
