@@ -4,7 +4,6 @@ What the CPU charges for is the trip through memory and the number of operations
 a body is two gathers of whole half pages, two batched products with the page as a batch axis, and a running softmax.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
