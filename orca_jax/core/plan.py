@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 NOT_A_NUMBER = -2
-"""Stands where a sampled token would, when the model's logits were not finite."""
+"""Stands where a sampled token would, when there was none to choose: logits not finite, or every token forbidden."""
 
 
 @dataclass(frozen=True, slots=True)

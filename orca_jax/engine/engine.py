@@ -23,6 +23,9 @@ from orca_jax.core.sequence import Sequence
 from orca_jax.engine.output import OutputProcessor
 from orca_jax.scheduling.scheduler import Batch, Scheduler
 
+NOTHING_TO_CHOOSE = (
+    "the model's logits are not finite for this request, or its allowed_token_ids and bad_words have left no token"
+)
 MOST_WAITING_SHOWN = 256  # an event names at most so many, so that a long queue does not slow the loop
 
 
@@ -171,8 +174,8 @@ class Engine:
             self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
 
     def _fail_request(self, request_id: str, now: float) -> None:
-        """End one request whose logits are not finite; the others have not seen it and go on."""
-        self.output.error(request_id, "the model's logits are not finite for this request", now)
+        """End one request for which there was no token to choose; the others have not seen it and go on."""
+        self.output.error(request_id, NOTHING_TO_CHOOSE, now)
         self._end(self.scheduler.pool.of_request(request_id), "error")
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:

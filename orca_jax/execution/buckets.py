@@ -32,8 +32,7 @@ def bucket_list(max_rows: int, max_tokens: int) -> tuple[Bucket, ...]:
     rows = max(SMALLEST, max_rows)
     tokens = max(rows, max_tokens)
     buckets = {Bucket(n, n) for n in powers(SMALLEST, rows)}
-    wide = [t for t in powers(SMALLEST, tokens) if t > rows] or []
-    buckets |= {Bucket(t, rows) for t in wide}
+    buckets |= {Bucket(t, rows) for t in powers(SMALLEST, tokens) if t > rows}
     if rows > FEW_ROWS:
         buckets |= {Bucket(t, FEW_ROWS) for t in powers(SMALLEST, tokens) if t > FEW_ROWS}
     return tuple(sorted(buckets))

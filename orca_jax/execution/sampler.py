@@ -32,13 +32,14 @@ class Sampled(NamedTuple):
 
 
 def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
-    """The first largest element of each row; `NOT_A_NUMBER` where there is none because of a NaN.
+    """The first largest element of each row; `NOT_A_NUMBER` where there is none: a NaN, or nothing but minus infinity.
 
     Two vectorised passes: XLA:CPU's own argmax is a scalar loop, ten times slower over a large vocabulary.
     """
     V = x.shape[-1]
     ids = jnp.arange(V, dtype=jnp.int32)
-    first = jnp.min(jnp.where(x == x.max(-1, keepdims=True), ids[None, :], V), axis=-1)
+    top = x.max(-1, keepdims=True)
+    first = jnp.min(jnp.where((x == top) & (top > -jnp.inf), ids[None, :], V), axis=-1)
     return jnp.where(first == V, NOT_A_NUMBER, first)
 
 

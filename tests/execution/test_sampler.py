@@ -215,6 +215,12 @@ def test_constraints_ban_exactly_what_they_name(sampling, history, banned):
         assert chosen not in banned
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_every_token_is_forbidden_none_is_made_up(temperature):
+    s = Sampling(temperature=temperature, top_k=3, top_p=0.9, allowed_token_ids=(5,), bad_words=((5, 5),))
+    assert sampled(logits_of(17), [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOT_A_NUMBER, 5]
+
+
 def test_biases_add_to_the_logits():
     x = logits_of(13)
     s = Sampling(logit_bias=((5, 100.0), (6, -100.0)))
