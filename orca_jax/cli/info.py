@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 HELP = "show devices, memory, and what would be chosen for a model"
 USAGE = "[options]"
-DESCRIPTION = """Show versions, devices and the attention implementation of this machine.
+DESCRIPTION = """Show versions, devices and attention of this machine, and what the engine would choose on it.
 
-With --model (or a --config that names one), also what the engine would choose for it: lengths, K/V memory, compiled
-shapes. Nothing is compiled."""
+That is lengths, K/V memory and compiled shapes, for the model that ships with orca-jax unless --model names another.
+No weights are loaded and nothing is compiled."""
 EPILOG = """examples:
   orca-jax info
   orca-jax info --model ./Qwen3-0.6B --max-num-seqs 32
@@ -34,12 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from orca_jax.offline.machine import describe_machine, plan_engine
 
     machine = describe_machine(config)
-    engine = None if config.model is None else plan_engine(config)
+    engine = plan_engine(config)
     if args.json:
-        both = {"machine": asdict(machine), "engine": None if engine is None else asdict(engine)}
-        print(json.dumps(both, indent=2))
+        print(json.dumps({"machine": asdict(machine), "engine": asdict(engine)}, indent=2))
     else:
-        table = machine_table(machine) + ([] if engine is None else engine_table(engine))
+        table = machine_table(machine) + engine_table(engine)
         print("\n".join(f"{name:<22} {value}".rstrip() for name, value in table))
     return 0
 

@@ -17,10 +17,11 @@ from orca_jax.engine.output import OutputProcessor
 from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import ExecutorOptions, LocalExecutor
-from orca_jax.execution.memory import PoolSize, pool_size
+from orca_jax.execution.memory import PoolSize, check_room, pool_size
 from orca_jax.execution.programs import use_compilation_cache
-from orca_jax.models.load import LoadedModel, count_parameters, load_model
+from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
 from orca_jax.models.source import DEMO, find_model
+from orca_jax.models.weights import CheckpointWeights
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.text.tokenizer import Tokenizer
@@ -86,17 +87,18 @@ def build_engine(
     clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> BuiltEngine:
-    """Load, allocate, warm up. Raises ConfigError or CheckpointError before anything large is allocated where it can."""
+    """Choose, load, allocate, warm up. What is refused with ConfigError or CheckpointError is refused before the load."""
     report = progress or (lambda stage, done, total, what: None)
     use_compilation_cache(config.cache_path())
-    loaded = load(config, report)
-    tokenizer = None if config.skip_tokenizer_init else load_tokenizer(config, loaded)
-    info = choose(config, loaded)
+    planned, weights = outline(config)
+    tokenizer = None if config.skip_tokenizer_init else load_tokenizer(config, planned)
+    info = choose(config, planned)
     logger.info(
         "%s (%s, %d parameters, %s) on %s; attention: %s; K/V pool: %d pages of %d tokens, %d bytes (%s)",
         info.model, info.architecture, info.num_parameters, info.dtype, ", ".join(info.devices), info.attention,
         info.pool.num_pages, info.page_size, info.pool.bytes, info.pool.reason,
     )  # fmt: skip
+    loaded = fill_model(planned, weights, config.seed, lambda done, total, what: report("load", done, total, what))
     executor = LocalExecutor(loaded.model, executor_options(info, loaded))
     kv = KVManager(info.pool.num_pages, info.page_size, executor.options.num_slots)
     scheduler = Scheduler(
@@ -110,11 +112,16 @@ def build_engine(
     return BuiltEngine(engine, make_door(config, info, loaded, tokenizer), tokenizer, info, config)
 
 
-def load(config: EngineConfig, report: Progress) -> LoadedModel:
-    return load_model(
-        config.model or DEMO, dtype=config.dtype, load_format=config.load_format, seed=config.seed,
-        revision=config.revision, progress=lambda done, total, what: report("load", done, total, what),
-    )  # fmt: skip
+def outline(config: EngineConfig) -> tuple[LoadedModel, CheckpointWeights | None]:
+    """The model without memory, and the weights that it would be filled with."""
+    return outline_model(
+        config.model or DEMO, dtype=config.dtype, load_format=config.load_format, revision=config.revision
+    )
+
+
+def plan_engine(config: EngineConfig) -> EngineInfo:
+    """What `build_engine` would choose, from headers alone: nothing is loaded, allocated or compiled."""
+    return choose(config, outline(config)[0])
 
 
 def load_tokenizer(config: EngineConfig, loaded: LoadedModel) -> Tokenizer:
@@ -144,23 +151,26 @@ def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, token
 
 
 def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
-    """Everything that the configuration leaves open, decided for this machine and model."""
+    """Everything that the configuration leaves open, decided for this machine and a model that is not in memory yet."""
     device = jax.devices()[0]
     defaults = DEFAULTS.get(device.platform, DEFAULTS["gpu"])
     max_num_seqs = config.max_num_seqs or defaults.max_num_seqs
     max_model_len = max_model_length(config, loaded)
     page_size = config.block_size or defaults.page_size
     buckets, budget = shapes(config, defaults, max_num_seqs, max_model_len)
+    size = parameter_bytes(loaded)
+    weights = f"the weights of {loaded.info.name} take {size} bytes in {loaded.dtype.name}"
+    check_room(size, weights, "a smaller model, or a narrower --dtype")
     pool = pool_size(
         loaded.config, page_size=page_size, kv_dtype=loaded.dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len,
         asked_bytes=config.kv_cache_memory_bytes, gpu_memory_utilization=config.gpu_memory_utilization,
+        weights_to_come=size,
     )  # fmt: skip
-    parameters = count_parameters(loaded.model)
     return EngineInfo(
         model=loaded.info.name,
         architecture=loaded.info.architecture,
-        num_parameters=parameters,
-        parameter_bytes=parameters * loaded.dtype.itemsize,
+        num_parameters=count_parameters(loaded.model),
+        parameter_bytes=size,
         dtype=loaded.dtype.name,
         devices=tuple(str(d) for d in jax.devices()[:1]),
         attention=attention_implementation(config),

@@ -34,19 +34,23 @@ def page_bytes(config: DecoderConfig, page_size: int, kv_dtype: jnp.dtype) -> in
 
 def pool_size(
     config: DecoderConfig, *, page_size: int, kv_dtype: jnp.dtype, max_num_seqs: int, max_model_len: int,
-    asked_bytes: int | None, gpu_memory_utilization: float,
+    asked_bytes: int | None, gpu_memory_utilization: float, weights_to_come: int = 0,
 ) -> PoolSize:  # fmt: skip
     """Pages for `asked_bytes`, or else for `max_num_seqs` sequences of full length as far as memory goes.
 
-    Raises ConfigError, with the numbers, where not even one sequence of full length fits.
+    `weights_to_come` bytes are still to be taken before the pool is. Raises ConfigError, with the numbers, where not even
+    one sequence of full length fits, or the memory asked for is not there.
     """
     size = page_bytes(config, page_size, kv_dtype)
     per_sequence = -(-max_model_len // page_size)
     wanted = max_num_seqs * per_sequence
     if asked_bytes is not None:
+        check_room(
+            asked_bytes + weights_to_come, f"kv_cache_memory_bytes = {asked_bytes}", "lower --kv-cache-memory-bytes"
+        )
         pages, reason = asked_bytes // size, f"kv_cache_memory_bytes = {asked_bytes}"
     else:
-        room, what = available_bytes(gpu_memory_utilization)
+        room, what = available_bytes(gpu_memory_utilization, weights_to_come)
         pages = min(wanted, room // size)
         reason = f"{max_num_seqs} sequences of {max_model_len} tokens" if pages == wanted else f"{what} allow no more"
     if pages < per_sequence:
@@ -58,16 +62,29 @@ def pool_size(
     return PoolSize(pages, size, reason)
 
 
-def available_bytes(gpu_memory_utilization: float) -> tuple[int, str]:
+def available_bytes(gpu_memory_utilization: float, weights_to_come: int = 0) -> tuple[int, str]:
     """Memory that the pool may take on the default device, and what that is a share of."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return int(CPU_SHARE * free_host_bytes()), f"{CPU_SHARE:.0%} of the free host memory"
+        room = max(free_host_bytes() - weights_to_come, 0)
+        return int(CPU_SHARE * room), f"{CPU_SHARE:.0%} of the free host memory"
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise ConfigError(f"{device} does not say how much memory it has; set --kv-cache-memory-bytes")
-    room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0)
+    room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - weights_to_come
     return max(room, 0), f"gpu_memory_utilization = {gpu_memory_utilization} of {stats['bytes_limit']} bytes"
+
+
+def check_room(num_bytes: int, what: str, way_out: str) -> None:
+    """Raise ConfigError where the default device cannot hold so much more: told beforehand, not by a killed process."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        free = free_host_bytes()
+    else:
+        stats = device.memory_stats() or {}
+        free = stats.get("bytes_limit", num_bytes) - stats.get("bytes_in_use", 0)
+    if num_bytes > free:
+        raise ConfigError(f"{what}, but {device} has only {max(free, 0)} bytes free of {num_bytes} needed ({way_out})")
 
 
 def free_host_bytes() -> int:
@@ -75,9 +92,20 @@ def free_host_bytes() -> int:
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+        free = named_numbers(meminfo).get("MemAvailable", free // 1024) * 1024
+    return min(free, free_in_container(Path("/sys/fs/cgroup"), free))
+
+
+def free_in_container(folder: Path, otherwise: int) -> int:
+    """What a control group's limit leaves; `otherwise` where there is none. The file cache is used, but not taken."""
+    limit, used, details = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not (limit.exists() and used.exists() and details.exists()) or limit.read_text().strip() == "max":
+        return otherwise
+    cache = named_numbers(details)
+    return int(limit.read_text()) - int(used.read_text()) + cache.get("active_file", 0) + cache.get("inactive_file", 0)
+
+
+def named_numbers(file: Path) -> dict[str, int]:
+    """Lines of a name, perhaps with a colon, and a number."""
+    pairs = (line.replace(":", " ").split() for line in file.read_text().splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdigit()}

@@ -24,7 +24,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model whose parameters are on the device, and what its checkpoint says."""
+    """A model whose parameters are on the device (or, as an outline, nowhere), and what its checkpoint says."""
 
     model: Decoder
     config: DecoderConfig
@@ -43,6 +43,10 @@ def abstract_model(config: DecoderConfig, dtype: str | np.dtype = "float32", lay
     return nnx.eval_shape(build)
 
 
+def parameter_bytes(loaded: LoadedModel) -> int:
+    return count_parameters(loaded.model) * loaded.dtype.itemsize
+
+
 def count_parameters(model: nnx.Module) -> int:
     """Elements in all parameters, of an abstract model, too."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -58,27 +62,44 @@ def load_model(
     layers: LayerForm | None = None,
     progress: Progress = silent,
 ) -> LoadedModel:
-    """What `find_model` finds under the name, with its parameters in `dtype` on the default device.
+    """What `outline_model` describes, with its parameters on the default device; dummy weights are made from `seed`."""
+    outline, weights = outline_model(model, dtype=dtype, load_format=load_format, revision=revision, layers=layers)
+    return fill_model(outline, weights, seed, progress)
+
+
+def outline_model(
+    model: str | Path,
+    *,
+    dtype: str = "auto",
+    load_format: str = "auto",
+    revision: str | None = None,
+    layers: LayerForm | None = None,
+) -> tuple[LoadedModel, CheckpointWeights | None]:
+    """What `find_model` finds under the name, without memory, and its checked weights; None where they are made up.
 
     `dtype` "auto" is what the checkpoint asks for, else what its weights are stored in. `load_format` "dummy" needs only
-    a config and makes weights from `seed`. `layers` is the layers' form, None the one that suits the backend. Raises
-    CheckpointError or ConfigError before anything is allocated.
+    a config. `layers` is the layers' form, None the one that suits the backend. Raises CheckpointError or ConfigError.
     """
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"load_format = {load_format!r}, but one of {', '.join(LOAD_FORMATS)} is needed")
     source = find_model(model, load_format=load_format, revision=revision)
     family, info = source.read()
     form = layers or layer_form(jax.default_backend(), info.config)
-    if load_format == "dummy" or source.is_preset:
-        kind = run_dtype(dtype, info, "bfloat16")
-        filled = fill_randomly(abstract_model(info.config, kind, form), kind, seed, progress)
-        return LoadedModel(filled, info.config, info, kind, form)
-    weights = CheckpointWeights(source.path, family, info.config)
-    kind = run_dtype(dtype, info, weights.dtype().name)
-    filled = fill(weights, abstract_model(info.config, kind, form), kind, progress)
-    return LoadedModel(
-        filled, info.config, replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}"), kind, form
-    )
+    weights = None
+    if load_format != "dummy" and not source.is_preset:
+        weights = CheckpointWeights(source.path, family, info.config)
+        info = replace(info, fingerprint=f"{info.fingerprint}-{weights.digest}")
+    kind = run_dtype(dtype, info, "bfloat16" if weights is None else weights.dtype().name)
+    return LoadedModel(abstract_model(info.config, kind, form), info.config, info, kind, form), weights
+
+
+def fill_model(
+    outline: LoadedModel, weights: CheckpointWeights | None, seed: int = 0, progress: Progress = silent
+) -> LoadedModel:
+    """The outlined model with its parameters in memory: from `weights`, or random ones from `seed`."""
+    if weights is None:
+        return replace(outline, model=fill_randomly(outline.model, outline.dtype, seed, progress))
+    return replace(outline, model=fill(weights, outline.model, outline.dtype, progress))
 
 
 def run_dtype(asked: str, info: CheckpointInfo, fallback: str) -> np.dtype:

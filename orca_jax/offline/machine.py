@@ -53,13 +53,13 @@ def describe_machine(config: EngineConfig) -> MachineInfo:
 
 
 def plan_engine(config: EngineConfig) -> "EngineInfo":
-    """Load the model and choose everything the configuration leaves open, as `LLM` would, but build no engine.
+    """Choose everything the configuration leaves open, as `LLM` would, but load no weights and build no engine.
 
     Raises ConfigError or CheckpointError as `LLM` does.
     """
-    from orca_jax.engine.build import choose, load
+    from orca_jax.engine import build
 
-    return choose(config, load(config, lambda stage, done, total, what: None))
+    return build.plan_engine(config)
 
 
 def _memory(stats: dict[str, int] | None) -> int | None:

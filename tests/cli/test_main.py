@@ -142,7 +142,7 @@ sys.exit(f"loaded {loaded}" if loaded else 0)
 def test_info_describes_the_machine(capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
-    for word in ("orca-jax", "jaxlib", "attention", "cpu", "GiB"):
+    for word in ("orca-jax", "jaxlib", "attention", "cpu", "GiB", "K/V pool", "compiled shapes", "demo"):
         assert word in out
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from orca_jax import LLM, SamplingParams
 from orca_jax.cli.main import main
+from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import CheckpointError, ConfigError
+from orca_jax.engine import build
 from orca_jax.testing.tiny_tokenizer import write_tokenizer
 
 SETTINGS = {"load_format": "dummy", "max_num_seqs": 4, "max_num_batched_tokens": 4, "compilation_cache_dir": None}
@@ -65,10 +67,28 @@ def test_info_plans_without_building(model_folder, capsys):
         ({"kv_cache_memory_bytes": 100}, ConfigError, "the K/V pool would hold 0 pages"),
         ({"attention_backend": "magic"}, ConfigError, "attention_backend = 'magic'"),
         ({"max_num_batched_tokens": 32, "enable_chunked_prefill": False}, ConfigError, "max_num_batched_tokens = 32"),
+        ({"kv_cache_memory_bytes": 2**50}, ConfigError, "kv_cache_memory_bytes = 1125899906842624, but"),
         ({"tokenizer": "/nowhere"}, (CheckpointError, ConfigError), "/nowhere"),
     ],
 )
-def test_settings_that_do_not_fit_the_model_are_refused_with_the_numbers(model_folder, settings, error, message):
+def test_settings_that_do_not_fit_the_model_are_refused_before_the_load(
+    model_folder, monkeypatch, settings, error, message
+):
+    monkeypatch.setattr("orca_jax.engine.build.fill_model", lambda *args: pytest.fail("weights were loaded before"))
     with pytest.raises(error) as caught:
         LLM(model_folder, **{**SETTINGS, **settings})
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_larger_than_the_machine_is_refused_by_its_size():
+    with pytest.raises(ConfigError, match=r"the weights of gpt-341b take \d+ bytes in bfloat16, but .* bytes free"):
+        LLM("gpt-341b", load_format="dummy", skip_tokenizer_init=True, compilation_cache_dir=None)
+
+
+def test_deterministic_mode_pins_one_shape_and_attention_that_ignores_company(model_folder):
+    config = EngineConfig(model=str(model_folder), load_format="dummy", deterministic=True)
+    info = build.plan_engine(config)
+    assert [(bucket.tokens, bucket.rows) for bucket in info.buckets] == [(64, 64)]
+    assert info.max_num_batched_tokens == 64 and info.deterministic
+    options = build.executor_options(info, build.outline(config)[0])
+    assert options.attention.uniform and options.buckets == info.buckets

@@ -1,0 +1,58 @@
+"""The size of the K/V pool from numbers that are given: nothing here depends on how much memory this machine has."""
+
+import jax.numpy as jnp
+import pytest
+
+from orca_jax.core.errors import ConfigError
+from orca_jax.execution import memory
+from orca_jax.execution.memory import check_room, free_in_container, pool_size
+from orca_jax.models.config import DecoderConfig
+
+CONFIG = DecoderConfig(
+    family="llama", vocab_size=64, hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
+    intermediate_size=32, max_position_embeddings=64,
+)  # fmt: skip
+PAGE = 3 * 4 * 2 * 2 * 8 * 2  # layers, tokens, keys and values, heads, width, bytes of bfloat16
+
+
+def size_of(monkeypatch, free, **settings):
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: free)
+    usual = {"max_num_seqs": 5, "max_model_len": 30, "asked_bytes": None, "gpu_memory_utilization": 0.9}
+    return pool_size(CONFIG, page_size=4, kv_dtype=jnp.bfloat16, **{**usual, **settings})
+
+
+def test_the_default_is_what_all_sequences_need(monkeypatch):
+    pool = size_of(monkeypatch, 10**9)
+    assert (pool.num_pages, pool.page_bytes, pool.bytes) == (5 * 8, PAGE, 40 * PAGE)
+    assert pool.reason == "5 sequences of 30 tokens"
+
+
+@pytest.mark.parametrize("weights", [0, 700])
+def test_on_cpu_it_takes_at_most_two_fifths_of_what_the_weights_leave(monkeypatch, weights):
+    pool = size_of(monkeypatch, 50 * PAGE + weights, weights_to_come=weights)
+    assert pool.num_pages == 20 and pool.reason == "40% of the free host memory allow no more"
+
+
+def test_less_than_one_sequence_is_refused_with_the_numbers(monkeypatch):
+    with pytest.raises(ConfigError, match=rf"hold 7 pages of 4 .* needs 8, {8 * PAGE} bytes \(lower --max-model-len"):
+        size_of(monkeypatch, 10**9, asked_bytes=8 * PAGE - 1)
+    assert size_of(monkeypatch, 10**9, asked_bytes=8 * PAGE).num_pages == 8
+
+
+def test_memory_that_is_not_there_is_refused_before_it_is_touched(monkeypatch):
+    with pytest.raises(ConfigError, match=r"kv_cache_memory_bytes = 9000, but .* only 8999 bytes free of 9000 needed"):
+        size_of(monkeypatch, 8999, asked_bytes=9000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 99)
+    check_room(99, "the weights", "a smaller model")
+    with pytest.raises(ConfigError, match=r"the weights, but .* 99 bytes free of 100 needed \(a smaller model\)"):
+        check_room(100, "the weights", "a smaller model")
+
+
+def test_a_container_s_file_cache_counts_as_free(tmp_path):
+    assert free_in_container(tmp_path, 7) == 7
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 200\ninactive_file 350\n")
+    assert free_in_container(tmp_path, 7) == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_in_container(tmp_path, 7) == 7
