@@ -20,7 +20,7 @@ from orca_jax.execution.local import ExecutorOptions, LocalExecutor
 from orca_jax.execution.memory import PoolSize, check_room, pool_size
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
-from orca_jax.models.source import DEMO, find_model
+from orca_jax.models.source import DEMO, find_tokenizer
 from orca_jax.models.weights import CheckpointWeights
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
@@ -128,7 +128,7 @@ def load_tokenizer(config: EngineConfig, loaded: LoadedModel) -> Tokenizer:
     """The tokenizer asked for, else the checkpoint's own. Raises ConfigError where there is none to load."""
     folder = loaded.info.folder
     if config.tokenizer is not None:
-        folder = find_model(config.tokenizer, revision=None).path
+        folder = find_tokenizer(config.tokenizer)
     if folder is None:
         raise ConfigError(
             f"model {loaded.info.name!r} is a shape without files, so it has no tokenizer "

@@ -6,13 +6,14 @@ from pathlib import Path
 from orca_jax.core.errors import CheckpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ["*.json", "model*.safetensors", "tokenizer*", "*.jinja", "*.txt"]
+DESCRIPTIONS = ["*.json", "tokenizer*", "*.jinja", "*.txt"]
+WEIGHTS = ["model*.safetensors"]
 UNWANTED = ["original/*", "*/*.safetensors"]
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer\s+)\S+")
 
 
-def fetch(name: str, revision: str | None) -> tuple[Path, str]:
-    """The local folder of a Hub id's snapshot, and its commit. Downloads what the cache has not.
+def fetch(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
+    """The local folder of a Hub id's snapshot, and its commit. Downloads what the cache has not, `weights` if wanted.
 
     A branch or tag is resolved to a commit once, so that no file can come from another. Raises CheckpointError.
     """
@@ -26,7 +27,10 @@ def fetch(name: str, revision: str | None) -> tuple[Path, str]:
     where = f"{name}" if revision is None else f"{name} at revision {revision}"
     try:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            name,
+            revision=revision,
+            allow_patterns=DESCRIPTIONS + (WEIGHTS if weights else []),
+            ignore_patterns=UNWANTED,
         )
     except errors.GatedRepoError as error:
         raise CheckpointError(f"{where} is gated: accept its licence on the Hub and log in (hf auth login)") from error

@@ -54,5 +54,19 @@ def find_model(model: str | Path, *, load_format: str = "auto", revision: str | 
         raise CheckpointError(
             f"model = {name[:200]!r} is neither a folder nor a Hub id such as 'org/name'{nearest(name, known)}"
         )
-    folder, commit = fetch(name, revision)
+    folder, commit = fetch(name, revision, weights=load_format != "dummy")
     return ModelSource(name, folder, revision=commit)
+
+
+def find_tokenizer(name: str) -> Path:
+    """The folder that the `tokenizer` setting names; of a Hub id, everything but the weights is fetched.
+
+    "demo" is the one inside this package. Raises CheckpointError.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if name == DEMO:
+        return demo_model_dir()
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
+        raise CheckpointError(f"tokenizer = {name[:200]!r} is neither a folder nor a Hub id such as 'org/name'")
+    return fetch(name, None, weights=False)[0]

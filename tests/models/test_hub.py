@@ -9,7 +9,7 @@ import pytest
 
 from orca_jax.core.errors import CheckpointError
 from orca_jax.models.hub import fetch, redact
-from orca_jax.models.source import find_model
+from orca_jax.models.source import find_model, find_tokenizer
 
 errors = pytest.importorskip("huggingface_hub.errors", reason="huggingface_hub is not installed")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -50,6 +50,23 @@ def test_one_revision_serves_everything(download: Callable[[object], list[dict[s
     patterns = asked[0]["allow_patterns"]
     assert isinstance(patterns, list) and "*.json" in patterns
     assert not any(pattern.endswith((".bin", ".py", "*")) and pattern != "tokenizer*" for pattern in patterns)
+
+
+def test_weights_are_fetched_only_where_they_are_read(
+    download: Callable[[object], list[dict[str, object]]], tmp_path: Path
+):
+    asked = download(str(tmp_path / COMMIT))
+    find_model("org/name")
+    find_model("org/name", load_format="dummy")
+    assert find_tokenizer("org/name") == tmp_path / COMMIT
+    fetched = [any("safetensors" in str(pattern) for pattern in call["allow_patterns"]) for call in asked]  # type: ignore[attr-defined]
+    assert fetched == [True, False, False]
+
+
+def test_a_tokenizer_that_is_nowhere_is_refused_as_one(tmp_path: Path):
+    assert find_tokenizer(str(tmp_path)) == tmp_path
+    with pytest.raises(CheckpointError, match="tokenizer = 'nowhere' is neither a folder nor a Hub id"):
+        find_tokenizer("nowhere")
 
 
 CASES = [
