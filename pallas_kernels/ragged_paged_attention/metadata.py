@@ -97,6 +97,7 @@ def build(
     tuning: Tuning,
 ) -> Metadata:
     """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch."""
+    kv_lens, page_table, cu_q_lens, num_rows = map(jnp.asarray, (kv_lens, page_table, cu_q_lens, num_rows))
     rows = kv_lens.shape[0]
     active = jnp.arange(rows) < num_rows[0]
     total = jnp.where(num_rows[0] > 0, cu_q_lens[num_rows[0]], 0)
