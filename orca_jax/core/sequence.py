@@ -91,7 +91,7 @@ class Sequence:
             seed=p.seed or 0,
             index=self.index,
             logprobs=p.logprobs,
-            prompt_logprobs=p.prompt_logprobs,
+            prompt_logprobs=p.prompt_logprobs if self.index == 0 else None,  # the prompt is one, whatever n is
             prompt_len=self.prompt_len,
             min_tokens=p.min_tokens,
             stop_ids=self.request.stop_ids,
