@@ -16,10 +16,12 @@ import numpy as np
 
 from orca_jax.bench.parts import PARTS, compile_without
 from orca_jax.bench.products import candidates, compile_chain
+from orca_jax.core.config import EngineConfig
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.execution.step import StepShape
 from orca_jax.models.load import LoadedModel, load_model
 
@@ -125,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    use_compilation_cache(EngineConfig().cache_path())
     for dtype in args.dtype:
         loaded = load_model(args.model, dtype=dtype, load_format="dummy")
         for tokens in args.tokens:

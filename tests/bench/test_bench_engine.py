@@ -1,6 +1,7 @@
 """The benchmarks run, on a model of nothing: what they time is what the engine runs, and every part is there."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +77,9 @@ def test_the_reduced_steps_leave_out_what_they_say(loaded: LoadedModel, monkeypa
     executor.close()
 
 
-def test_a_workload_is_served_with_exact_lengths_and_the_hosts_share(
-    monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel
-):
-    monkeypatch.setattr("orca_jax.engine.build.load", lambda config, report: loaded)
-    config = EngineConfig(model="tiny", max_num_seqs=4, max_num_batched_tokens=16, skip_tokenizer_init=True,
+def test_a_workload_is_served_with_exact_lengths_and_the_hosts_share(monkeypatch: pytest.MonkeyPatch):
+    folder = Path(__file__).resolve().parents[1] / "models" / "goldens" / "llama"
+    config = EngineConfig(model=str(folder), max_num_seqs=4, max_num_batched_tokens=16, skip_tokenizer_init=True,
                           compilation_cache_dir=None)  # fmt: skip
     subject = offline.Subject(config)
     jobs = [Job(0, [1, 2, 3], 5), Job(1, list(range(40)), 1), Job(2, [9], 12)]
