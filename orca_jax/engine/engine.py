@@ -120,9 +120,11 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        self._end(list(self.scheduler.pool.by_arrival()), "abort")
-        self._in_flight.clear()
-        self.executor.close()
+        try:
+            self._end(list(self.scheduler.pool.by_arrival()), "abort")
+        finally:  # an observer that fails must not keep the device's memory
+            self._in_flight.clear()
+            self.executor.close()
 
     def _turn(self) -> None:
         """Algorithm 1, except that instead of an empty batch it waits for an arrival or a return."""

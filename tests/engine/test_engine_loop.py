@@ -270,6 +270,19 @@ def test_close_ends_what_lives_and_takes_nothing_more(make_engine):
         add(engine, "C")
 
 
+def test_an_observer_that_fails_at_the_end_keeps_no_memory(make_engine):
+    def fail(event):
+        if isinstance(event, SequenceFinished):
+            raise OSError("disk full")
+
+    engine = make_engine(observers=[fail])
+    add(engine, "A")
+    engine.step()
+    with pytest.raises(OSError, match="disk full"):
+        engine.close()
+    assert engine.executor._closed
+
+
 class Remembers(FakeExecutor):
     def launch(self, plan):
         rows = [(row.seat.slot, row.seat.pages.tolist(), row.start, row.count, row.tokens) for row in plan.rows]
