@@ -114,6 +114,7 @@ def summary(times: dict[str, list[float]]) -> dict[str, Any]:
     quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {
         "best_products": best.removeprefix("products "), "ratio": median["iteration"] / median[best],
+        "ratio_of_lowest": min(times["iteration"]) / min(times[best]),
         "ratio_by_round": {"q1": quarters[0], "median": quarters[1], "q3": quarters[2]}, "parts_ms": parts,
         "ms": {name: {"median": median[name], "min": min(v), "max": max(v)} for name, v in times.items()},
     }  # fmt: skip
@@ -137,16 +138,16 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: the target is a ratio of at most 1.25."""
+    """Markdown: the target is a ratio of at most 1.25. What else the machine does disturbs the lowest times least."""
     lines = [
-        "| tokens | dtype | iteration ms | best products ms | ratio (quartiles) | attention | sampling | host | rest |",
-        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| tokens | dtype | iteration ms | best products ms | ratio (quartiles) | of lowest | attention | sampling | host | rest |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in found:
         whole, parts, by_round = row["ms"]["iteration"], row["parts_ms"], row["ratio_by_round"]
         spans = f"{whole['median']:.1f} ({whole['min']:.1f}-{whole['max']:.1f})"
         products = f"{parts['products']:.1f} ({row['best_products']})"
-        ratio = f"{row['ratio']:.2f} ({by_round['q1']:.2f}-{by_round['q3']:.2f})"
+        ratio = f"{row['ratio']:.2f} ({by_round['q1']:.2f}-{by_round['q3']:.2f}) | {row['ratio_of_lowest']:.2f}"
         rest = " | ".join(f"{parts[name]:.1f}" for name in ("attention", "sampling", "host", "rest"))
         lines.append(f"| {row['tokens']} | {row['dtype']} | {spans} | {products} | {ratio} | {rest} |")
     return "\n".join(lines)
