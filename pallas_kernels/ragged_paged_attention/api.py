@@ -9,7 +9,7 @@ from pallas_kernels.ragged_paged_attention.layout import Pages, to_canonical
 from pallas_kernels.ragged_paged_attention.metadata import Metadata, Tuning, build
 
 __all__ = [
-    "IMPLEMENTATIONS", "allocate_pages", "from_canonical", "pages_shape", "prepare", "ragged_paged_attention",
+    "IMPLEMENTATIONS", "allocate_pages", "from_canonical", "pages_dtype", "pages_shape", "prepare", "ragged_paged_attention",
     "resolve", "to_canonical", "write_kv",
 ]  # fmt: skip
 
@@ -34,6 +34,12 @@ def pages_shape(
     """Shape of one layer's pages in the layout that the implementation wants; axis 0 is the page."""
     resolve(implementation)
     return layout.head_major_shape(num_pages, page_size, num_kv_heads, head_dim)
+
+
+def pages_dtype(implementation: str | None, dtype) -> jnp.dtype:
+    """Type to keep the pages of a model of type `dtype` in; it differs only where 16-bit pages could not stay in place."""
+    resolve(implementation)
+    return layout.head_major_dtype(dtype)
 
 
 def allocate_pages(

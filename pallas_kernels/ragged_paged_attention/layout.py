@@ -20,6 +20,14 @@ def head_major_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim
     return (num_pages, 2, num_kv_heads, page_size, head_dim)
 
 
+def head_major_dtype(dtype) -> jnp.dtype:
+    """Type in which XLA's own pages should be kept: before 0.11 XLA:CPU widens 16-bit pages to float32, all of them, in
+    every step, so that keeping them in float32 is faster and takes less memory.
+    """
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype.itemsize == 2 and jax.__version_info__ < (0, 11) else dtype
+
+
 def is_canonical(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """True for the canonical layout, False for XLA's own. ValueError for anything else."""
     if kv_pages.ndim == 4 and kv_pages.shape[2] % 2 == 0:

@@ -13,6 +13,7 @@ from ragged_mixtures import Case, arrays, cases
 
 from pallas_kernels.ragged_paged_attention import (
     from_canonical,
+    pages_dtype,
     pages_shape,
     prepare,
     ragged_paged_attention,
@@ -163,7 +164,7 @@ def test_layers_in_one_array_are_reached_by_offset():
 @pytest.mark.parametrize(("uniform", "dtype"), [(False, jnp.float32), (True, jnp.bfloat16)])
 def test_donated_cache_is_not_copied(uniform, dtype):
     """Write and attend in one program: no instruction but the in-place writes produces an array of the cache's size."""
-    pages = jax.ShapeDtypeStruct(pages_shape("xla", 1000, 16, 2, 8), dtype)
+    pages = jax.ShapeDtypeStruct(pages_shape("xla", 1000, 16, 2, 8), pages_dtype("xla", dtype))
     table = tuple(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((8,), (8, 16), (9,), (1,)))
     q, k = jax.ShapeDtypeStruct((32, 4, 8), jnp.float32), jax.ShapeDtypeStruct((32, 2, 8), jnp.float32)
 
