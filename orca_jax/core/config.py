@@ -103,7 +103,8 @@ class EngineConfig:
 
     def cache_path(self) -> Path | None:
         """The folder for compiled programs with `~` expanded, None where nothing is to be kept."""
-        return None if self.compilation_cache_dir is None else Path(self.compilation_cache_dir).expanduser()
+        folder = self.compilation_cache_dir
+        return None if folder is None or folder == "none" else Path(folder).expanduser()
 
 
 def flag(name: str) -> str:

@@ -18,6 +18,7 @@ MAX_LOGPROBS = 20  # what the sampler reports from the device; more would be a c
 MAX_STOP_STRINGS = 64
 MAX_STOP_LENGTH = 1024
 MAX_STOP_TOKEN_IDS = 1024
+MAX_STOP_IDS = MAX_STOP_TOKEN_IDS + 64  # a request's own and the model's ends, as the device holds them
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 2**20
 MAX_BAD_WORDS = 128

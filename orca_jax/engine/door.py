@@ -9,7 +9,7 @@ from orca_jax.core import checks
 from orca_jax.core.errors import ContextLengthError, RequestError
 from orca_jax.core.naming import check_names
 from orca_jax.core.request import Request
-from orca_jax.core.sampling_params import MAX_LOGPROBS, SamplingParams
+from orca_jax.core.sampling_params import MAX_LOGPROBS, MAX_STOP_IDS, SamplingParams
 from orca_jax.text.bad_words import bad_word_ids
 from orca_jax.text.tokenizer import Tokenizer
 
@@ -82,6 +82,7 @@ class Door:
         self._check_pool(len(ids), max_tokens, params.n)
         eos_ids = () if params.ignore_eos else self.eos_ids
         stop_ids = tuple(dict.fromkeys((*eos_ids, *(params.stop_token_ids or ()))))
+        _check_stop_ids(stop_ids)
         bad_words = self._bad_words(params)
         _check_choice_left(params, stop_ids, bad_words)
         seed = derived_seed(self.seed, arrival) if params.seed is None else params.seed
@@ -193,6 +194,15 @@ def derived_seed(engine_seed: int, arrival: int) -> int:
     """63 bits that depend on the engine's seed and the request's number alone, on any machine."""
     text = f"orca_jax seed {engine_seed} {arrival}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def _check_stop_ids(stop_ids: Sequence[int]) -> None:
+    if len(stop_ids) > MAX_STOP_IDS:
+        raise RequestError(
+            f"stop_token_ids and the model's own ends are {len(stop_ids)} ids together, but at most {MAX_STOP_IDS} fit: "
+            "give fewer.",
+            "stop_token_ids",
+        )
 
 
 def _check_choice_left(params: SamplingParams, stop_ids: Sequence[int], bad_words: Sequence[Sequence[int]]) -> None:

@@ -157,17 +157,18 @@ class Engine:
             if not sequence.finished:
                 self.output.push_prompt_logprobs(*sequence.key, entries)
         new = self.scheduler.update(batch, result)
+        failed: list[str] = []
         for sequence, token, logprobs in new:
-            if sequence.finish_reason == "error":  # with a sibling, in this very iteration
-                continue
             if token == NOT_A_NUMBER:
-                self._fail_request(sequence.request.request_id, now)
+                failed.append(sequence.request.request_id)
                 continue
             stop = self.output.push(*sequence.key, token, logprobs, now)
             if stop is not None and sequence.finish_reason != "stop":
                 self.scheduler.finish(sequence, "stop", stop)
             if sequence.finished:
                 self._announce([sequence])
+        for request_id in failed:  # last, so that siblings keep what this iteration has given them
+            self._fail_request(request_id, now)
         if self.observers:
             num_sampled = sum(row.samples for row in batch.plan.rows)
             self._emit(IterationDone(self._num_done, now, num_sampled, len(new)))

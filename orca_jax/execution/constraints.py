@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from orca_jax.core.errors import RequestError
+from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Sampling
-from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
+from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS, MAX_BAD_WORDS, MAX_LOGIT_BIAS, MAX_STOP_IDS
 from orca_jax.execution.packing import Column, Needs, RowTable
 
-MAX_BIASES = 1024
-MAX_BAD_WORDS = 256  # each of the 128 words counts twice: with and without a leading space
-MAX_STOP_IDS = 1056  # 1024 of a request, and room for the model's own ends
+BAD_WORD_FORMS = 2 * MAX_BAD_WORDS  # each word counts twice: with and without a leading space
 NO_TOKEN = -1
 
 
@@ -33,33 +31,36 @@ class Constraints(NamedTuple):
 def allocate_constraints(num_slots: int, vocab_size: int) -> Constraints:
     return Constraints(
         allowed=jnp.full((num_slots, -(-vocab_size // 32)), -1, jnp.int32),
-        bias_tokens=jnp.full((num_slots, MAX_BIASES), NO_TOKEN, jnp.int32),
-        bias_values=jnp.zeros((num_slots, MAX_BIASES), jnp.float32),
-        bad_words=jnp.full((num_slots, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, jnp.int32),
+        bias_tokens=jnp.full((num_slots, MAX_LOGIT_BIAS), NO_TOKEN, jnp.int32),
+        bias_values=jnp.zeros((num_slots, MAX_LOGIT_BIAS), jnp.float32),
+        bad_words=jnp.full((num_slots, BAD_WORD_FORMS, MAX_BAD_WORD_TOKENS), NO_TOKEN, jnp.int32),
         stop_tokens=jnp.full((num_slots, MAX_STOP_IDS), NO_TOKEN, jnp.int32),
     )
 
 
 def constraint_line(s: Sampling, vocab_size: int) -> tuple[np.ndarray, ...]:
     """A slot's line of each table, on the host."""
-    if len(s.logit_bias) > MAX_BIASES or len(s.bad_words) > MAX_BAD_WORDS or len(s.stop_ids) > MAX_STOP_IDS:
-        raise RequestError(
-            f"logit_bias, bad_words and stop ids hold at most {MAX_BIASES}, {MAX_BAD_WORDS} and {MAX_STOP_IDS} entries"
-        )
+    for name, entries, most in (
+        ("logit_bias", s.logit_bias, MAX_LOGIT_BIAS),
+        ("bad_words", s.bad_words, BAD_WORD_FORMS),
+        ("stop ids", s.stop_ids, MAX_STOP_IDS),
+    ):
+        if len(entries) > most:  # the door refuses them; here it would end the engine
+            raise EngineError(f"a request with {len(entries)} {name} reached the device, which holds {most}")
     bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
     if s.allowed_token_ids is None:
         bits[:] = 1
     else:
         bits[list(s.allowed_token_ids)] = 1
     allowed = np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view("<i4")[:, 0].astype(np.int32)
-    bias_tokens = np.full(MAX_BIASES, NO_TOKEN, np.int32)
-    bias_values = np.zeros(MAX_BIASES, np.float32)
+    bias_tokens = np.full(MAX_LOGIT_BIAS, NO_TOKEN, np.int32)
+    bias_values = np.zeros(MAX_LOGIT_BIAS, np.float32)
     for i, (token, value) in enumerate(s.logit_bias):
         bias_tokens[i], bias_values[i] = token, value
-    bad_words = np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
+    bad_words = np.full((BAD_WORD_FORMS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
     for i, word in enumerate(s.bad_words):
         if len(word) > MAX_BAD_WORD_TOKENS:
-            raise RequestError(f"a bad word is {len(word)} tokens long, at most {MAX_BAD_WORD_TOKENS}", "bad_words")
+            raise EngineError(f"a bad word of {len(word)} tokens reached the device, which holds {MAX_BAD_WORD_TOKENS}")
         bad_words[i, MAX_BAD_WORD_TOKENS - len(word) :] = word
     stop_tokens = np.full(MAX_STOP_IDS, NO_TOKEN, np.int32)
     stop_tokens[: len(s.stop_ids)] = s.stop_ids

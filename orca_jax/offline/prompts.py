@@ -1,6 +1,7 @@
 """Which prompt goes with which parameters: the list forms of `generate` and `chat`, before the door sees a prompt."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from orca_jax.core.checks import shown
@@ -18,7 +19,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     if not isinstance(prompts, Sequence):
         raise RequestError(f"prompts must be a prompt or a list of prompts, got {shown(prompts)}.", "prompts")
-    if prompts and all(isinstance(item, int) for item in prompts):
+    if prompts and all(isinstance(item, Integral) for item in prompts):
         return [prompts]  # type: ignore[list-item]  # a Sequence[int], as was just checked
     return list(prompts)  # type: ignore[arg-type]
 

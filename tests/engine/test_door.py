@@ -155,3 +155,9 @@ def test_bad_words_and_what_they_leave(tokenizer):
 def test_without_a_tokenizer_only_token_ids_enter():
     assert refusal(door_of(), "text").parameter == "prompt"
     assert make(door_of(), [1]).prompt_token_ids == (1,)
+
+
+def test_more_ends_than_the_device_holds_are_refused_at_the_door():
+    door = door_of(vocab_size=5000, eos_ids=range(100))
+    error = refusal(door, [1, 2], stop_token_ids=list(range(1000, 2024)), max_tokens=4)
+    assert error.parameter == "stop_token_ids" and "1088" in str(error)

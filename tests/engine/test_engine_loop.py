@@ -372,3 +372,14 @@ def test_logits_that_are_not_finite_end_their_request_and_no_other(make_engine, 
     tokens, reason = engine.executor.model.expected(make_request(4, 4), 0)
     assert [ends(done)[name, 0] for name in "ac"] == [(list(tokens), reason)] * 2
     assert ends(done)["b", 0][1] == "error"
+
+
+def test_a_sibling_that_ends_in_the_same_iteration_keeps_its_answer(make_engine):
+    engine = make_engine(executor_type=Diverging)
+    events = []
+    engine.observers = (events.append,)
+    engine.add_request(make_request(4, 1, request_id="a", n=2))
+    (done,) = [output for output in run(engine) if output.finished]
+    assert [answer.finish_reason for answer in done.outputs] == ["length", "error"]
+    assert [len(answer.token_ids) for answer in done.outputs] == [1, 0]
+    assert [event.reason for event in events if isinstance(event, SequenceFinished)] == ["length", "error"]

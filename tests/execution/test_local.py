@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_jax.core.errors import EngineError, RequestError
+from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
 from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
 from orca_jax.execution.buckets import Bucket
@@ -104,6 +104,6 @@ def test_closing_twice_is_fine_and_nothing_runs_afterwards():
         executor.launch(StepPlan((row(0, 0, [1]),)))
 
 
-def test_a_bad_word_that_is_too_long_is_refused_with_the_bound():
-    with pytest.raises(RequestError, match=f"at most {MAX_BAD_WORD_TOKENS}"):
+def test_a_bad_word_longer_than_the_table_never_gets_into_it():
+    with pytest.raises(EngineError, match=f"which holds {MAX_BAD_WORD_TOKENS}"):
         constraint_line(Sampling(bad_words=(tuple(range(20)),)), 64)
