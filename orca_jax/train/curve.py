@@ -22,7 +22,7 @@ def draw_curve(notes: Sequence[dict[str, float]], file: Path, title: str) -> Non
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(17)
     end = max((x for x, _ in loss + bits), default=1.0)
     x = _axis((0.0, end), LEFT, RIGHT)
-    draw.text((LEFT, 18), title, fill=INK, font=font)
+    draw.text((LEFT, 8), title, fill=INK, font=font)
     for tick in _ticks(0.0, end):
         draw.line([(x(tick), TOP), (x(tick), BOTTOM)], fill=GRID)
         draw.text((x(tick), BOTTOM + 8), f"{tick:g}", fill=INK, font=font, anchor="ma")

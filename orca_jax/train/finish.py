@@ -42,6 +42,10 @@ Held out (by a seeded hash of the path): {held_out_names}. Test packages and gen
 Five per cent of the text are conversations made from the library's own functions: "Write a function NAME: first line of
 its docstring", answered by the source. Answers to anything else are modest.
 
+Held-out tokens are predicted from at least half a context ({half} tokens) where the module has as much before them.
+A prompt should not end in a line break: the tokenizer joins a line break with the indentation behind it, so a line
+break by itself mostly means the end of a module, and the model says so by ending.
+
 ## What it writes
 
 Greedy, {max_tokens} tokens at most; the prompts were chosen before the model was trained.
@@ -95,6 +99,7 @@ def _card(trainer: Trainer, facts: dict[str, Any], samples: list[str]) -> str:
         kv_heads=c.num_kv_heads,
         vocabulary=c.vocab_size,
         context=c.max_position_embeddings,
+        half=c.max_position_embeddings // 2,
         held_out_modules=len(facts["held_out_names"]),
         held_out_names=", ".join(f"`{name}`" for name in facts["held_out_names"]),
         epochs=facts["tokens"] / facts["unique_tokens"],
