@@ -25,7 +25,7 @@ from orca_jax.models.weights import CheckpointWeights
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.text.tokenizer import Tokenizer
-from pallas_kernels.ragged_paged_attention import resolve
+from pallas_kernels.ragged_paged_attention import pages_dtype, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class EngineInfo:
     dtype: str
     devices: tuple[str, ...]
     attention: str
+    kv_dtype: str
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int | None
@@ -158,11 +159,13 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     max_model_len = max_model_length(config, loaded)
     page_size = config.block_size or defaults.page_size
     buckets, budget = shapes(config, defaults, max_num_seqs, max_model_len)
+    attention = attention_implementation(config)
+    kv_dtype = pages_dtype(attention, loaded.dtype)
     size = parameter_bytes(loaded)
     weights = f"the weights of {loaded.info.name} take {size} bytes in {loaded.dtype.name}"
     check_room(size, weights, "a smaller model, or a narrower --dtype")
     pool = pool_size(
-        loaded.config, page_size=page_size, kv_dtype=loaded.dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len,
+        loaded.config, page_size=page_size, kv_dtype=kv_dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len,
         asked_bytes=config.kv_cache_memory_bytes, gpu_memory_utilization=config.gpu_memory_utilization,
         weights_to_come=size,
     )  # fmt: skip
@@ -173,7 +176,8 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         parameter_bytes=size,
         dtype=loaded.dtype.name,
         devices=tuple(str(d) for d in jax.devices()[:1]),
-        attention=attention_implementation(config),
+        attention=attention,
+        kv_dtype=kv_dtype.name,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=budget,
@@ -232,5 +236,5 @@ def executor_options(info: EngineInfo, loaded: LoadedModel) -> ExecutorOptions:
         num_pages=info.pool.num_pages,
         max_model_len=info.max_model_len,
         attention=AttentionOptions(info.attention, info.page_size, uniform=info.deterministic, layers=loaded.layers),
-        kv_dtype=loaded.dtype,
+        kv_dtype=info.kv_dtype,
     )

@@ -8,6 +8,7 @@ from orca_jax.execution.buckets import bucket_list, pinned_bucket
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import ExecutorOptions, LocalExecutor
 from orca_jax.models.load import load_model
+from pallas_kernels.ragged_paged_attention import pages_dtype
 
 GOLDENS = Path(__file__).parent.parent / "models" / "goldens"
 ROWS, TOKENS, PAGE, LENGTH = 4, 16, 4, 64
@@ -23,7 +24,7 @@ def make_executor(name: str, dtype: str, *, deterministic: bool = False, layers:
             num_pages=ROWS * LENGTH // PAGE,
             max_model_len=LENGTH,
             attention=AttentionOptions("xla", PAGE, uniform=deterministic, layers=loaded.layers),
-            kv_dtype=loaded.dtype,
+            kv_dtype=pages_dtype("xla", loaded.dtype),
         ),
     )
     executor.warm_up()
