@@ -9,18 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orca_jax.bench import iteration, offline, peers, report, scheduler, startup
+from orca_jax.bench import iteration, offline, peers, profile, report, scheduler, startup
 from orca_jax.core.errors import OrcaError
 
 ABOUT = {
     "scheduler": "schedule() and update() alone, on the host",
     "iteration": "one iteration against XLA's best products for its shapes, and its parts",
+    "profile": "where the time of one iteration goes, operation by operation",
     "offline": "this engine over the workloads",
     "startup": "warm-up and the first token, in fresh processes",
     "peers": "this engine and others in turn",
     "all": "all of these but peers, with their defaults",
 }
-MODULES: dict[str, ModuleType] = {"iteration": iteration, "offline": offline, "startup": startup, "peers": peers}
+MODULES: dict[str, ModuleType] = {
+    "iteration": iteration, "profile": profile, "offline": offline, "startup": startup, "peers": peers,
+}  # fmt: skip
 
 
 def scheduler_rows() -> Iterator[dict[str, Any]]:
