@@ -1,10 +1,11 @@
 """A strict floor under every test: CPU only, eight virtual devices, no silent broadcasting between ranks.
 
-All of it is set in the environment, before anything imports jax, so that tests of the host tower never pay for jax and
+These are set in the environment, before anything imports jax, so that tests of the host tower never pay for jax and
 the processes that tests start inherit it.
 """
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +15,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = " ".join(
     flag for flag in (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8") if flag
 )
+
+# A suite that is started in the background inherits an ignored Ctrl-C, which the tests of it would wait for in vain.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compiling makes single examples slow, and a shared machine makes all of them slow: a deadline would test the machine.
 settings.register_profile(
