@@ -24,7 +24,7 @@ class Tuning:
 
     single_rows: int = 16
     single_work: int = 1024
-    tile: int = 128
+    tile: int = 64
     tile_block: int = 128
 
 
