@@ -82,6 +82,7 @@ def test_temporaries_do_not_grow_with_the_cache(compiled):
     assert after <= before * 1.05
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="XLA of JAX 0.10 repeats the cosines in every layer")
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_the_rotation_is_worked_out_once_for_all_layers(compiled, bucket):
     _, programs = compiled
