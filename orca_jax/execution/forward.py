@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from orca_jax.execution.packing import RowTable
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.scan import LayerForm, scan_layers
-from pallas_kernels.ragged_paged_attention import Metadata, prepare, ragged_paged_attention, write_kv
+from pallas_kernels.ragged_paged_attention import Heads, Metadata, prepare, ragged_paged_attention, write_kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,13 @@ class AttentionOptions:
 
     `uniform` makes a token's result independent of how rows are cut and batched. `layers` is the form of the model's
     layers; it decides the cache's form too: an array for each layer, or one array with all layers' pages in a row.
+    `interpret` runs an accelerator's kernels where there is none.
     """
 
     implementation: str
     page_size: int
     uniform: bool = False
+    interpret: bool = False
     layers: LayerForm = "unrolled"
 
 
@@ -54,20 +56,25 @@ class RowAttention:
 
     def __init__(self, model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions):
         self.table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
-        self.options, self.window, self.scale = options, window, model.config.head_dim**-0.5
+        c = model.config
+        self.options, self.window, self.scale = options, window, c.head_dim**-0.5
         self.metadata = prepare(
             *self.table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window,
-            uniform=options.uniform, implementation=options.implementation,
+            heads=Heads(c.num_heads, c.num_kv_heads, c.head_dim), uniform=options.uniform,
+            implementation=options.implementation, interpret=options.interpret,
         )  # fmt: skip
 
     def __call__(
         self, q: Array, k: Array, v: Array, pages: Array, table: tuple[Array, ...], metadata: Metadata
     ) -> tuple[Array, Array]:
         """Write this layer's keys and values, then attend. `table` and `metadata` are this object's own, or moved."""
-        how: dict[str, Any] = {"implementation": self.options.implementation, "metadata": metadata}
+        options = self.options
+        how: dict[str, Any] = {
+            "implementation": options.implementation, "interpret": options.interpret, "metadata": metadata,
+        }  # fmt: skip
         pages = write_kv(pages, k, v, *table, **how)
         y = ragged_paged_attention(
-            q, pages, *table, sm_scale=self.scale, sliding_window=self.window, uniform=self.options.uniform, **how
+            q, pages, *table, sm_scale=self.scale, sliding_window=self.window, uniform=options.uniform, **how
         )
         return y, pages
 

@@ -2,6 +2,7 @@
 
 from pallas_kernels.ragged_paged_attention.api import (
     IMPLEMENTATIONS,
+    Heads,
     allocate_pages,
     from_canonical,
     pages_dtype,
@@ -12,10 +13,11 @@ from pallas_kernels.ragged_paged_attention.api import (
     to_canonical,
     write_kv,
 )
-from pallas_kernels.ragged_paged_attention.metadata import Metadata
+from pallas_kernels.ragged_paged_attention.implementation import Metadata
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "Heads",
     "Metadata",
     "allocate_pages",
     "from_canonical",

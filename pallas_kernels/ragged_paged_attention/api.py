@@ -1,45 +1,42 @@
 """The public operations: pick the implementation that runs here, and check what is handed over."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.ragged_paged_attention import layout, xla
-from pallas_kernels.ragged_paged_attention.layout import Pages, to_canonical
-from pallas_kernels.ragged_paged_attention.metadata import Metadata, Tuning, build
+from pallas_kernels.ragged_paged_attention import implementation as built
+from pallas_kernels.ragged_paged_attention.implementation import Metadata
+from pallas_kernels.ragged_paged_attention.layout import Heads, Pages
 
 __all__ = [
-    "IMPLEMENTATIONS", "allocate_pages", "from_canonical", "pages_dtype", "pages_shape", "prepare", "ragged_paged_attention",
-    "resolve", "to_canonical", "write_kv",
+    "IMPLEMENTATIONS", "Heads", "allocate_pages", "from_canonical", "pages_dtype", "pages_shape", "prepare",
+    "ragged_paged_attention", "resolve", "to_canonical", "write_kv",
 ]  # fmt: skip
 
-IMPLEMENTATIONS = ("xla", "mosaic_tpu", "mosaic_gpu")
+IMPLEMENTATIONS = built.NAMES
 
 
 def resolve(implementation: str | None = None) -> str:
-    """The implementation that would run: the one asked for, or the best one built for this backend.
+    """The implementation that would run: the one asked for, or the best one for the hardware at hand (or described by
+    the mesh that `jax.set_mesh` has set).
 
-    Raises ValueError for an unknown name, NotImplementedError for one that is planned but not built.
+    Raises ValueError for an unknown name, NotImplementedError for one that cannot run there, with the reason.
     """
-    if implementation is None or implementation == "xla":
-        return "xla"
-    if implementation in IMPLEMENTATIONS:
-        raise NotImplementedError(f"attention implementation {implementation!r} is not built yet; use 'xla' or None")
-    raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    return built.find(implementation).name
 
 
 def pages_shape(
     implementation: str | None, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int
 ) -> tuple[int, ...]:
     """Shape of one layer's pages in the layout that the implementation wants; axis 0 is the page."""
-    resolve(implementation)
-    return layout.head_major_shape(num_pages, page_size, num_kv_heads, head_dim)
+    return built.find(implementation, interpret=True).pages_shape(num_pages, page_size, num_kv_heads, head_dim)
 
 
 def pages_dtype(implementation: str | None, dtype) -> jnp.dtype:
     """Type to keep the pages of a model of type `dtype` in; it differs only where 16-bit pages could not stay in place."""
-    resolve(implementation)
-    return layout.head_major_dtype(dtype)
+    return built.find(implementation, interpret=True).pages_dtype(dtype)
 
 
 def allocate_pages(
@@ -51,8 +48,12 @@ def allocate_pages(
 
 def from_canonical(implementation: str | None, kv_pages: Float[Array, "pages S heads2 C"]) -> Pages:
     """Canonical pages `[pages, page_size, 2K, C]` (K0, V0, K1, V1, ...) in the implementation's layout."""
-    resolve(implementation)
-    return layout.to_head_major(kv_pages)
+    return built.find(implementation, interpret=True).from_canonical(kv_pages)
+
+
+def to_canonical(implementation: str | None, kv_pages: Pages) -> Float[Array, "pages S heads2 C"]:
+    """The canonical form of pages in the implementation's layout (a copy, for tests and tools)."""
+    return built.find(implementation, interpret=True).to_canonical(kv_pages)
 
 
 def prepare(
@@ -63,28 +64,23 @@ def prepare(
     *,
     num_tokens: int,
     page_size: int,
+    heads: Heads,
     sliding_window: int | None = None,
     uniform: bool = False,
     implementation: str | None = None,
-    tuning: Tuning | None = None,
+    interpret: bool = False,
+    tuning: Any = None,
 ) -> Metadata:
     """Everything that depends on the row table alone: compute it once in a step, hand it to every layer's operations.
 
-    `num_tokens` is T, the length of the flat batch with its padding. `sliding_window` and `uniform` are those of the
-    attention calls that will use it (layers with different windows need one each).
+    `num_tokens` is T, the length of the flat batch with its padding; `heads` what q and the pages will have. `sliding_window`
+    and `uniform` are those of the attention calls that will use it (layers with different windows need one each).
+    `tuning` has the implementation's own sizes, None those that were measured or derived.
     """
-    resolve(implementation)
-    return build(
-        kv_lens,
-        page_table,
-        cu_q_lens,
-        num_rows,
-        num_tokens=num_tokens,
-        page_size=page_size,
-        sliding_window=sliding_window,
-        uniform=uniform,
-        tuning=tuning or Tuning(),
-    )
+    return built.find(implementation, interpret=interpret).prepare(
+        *map(jnp.asarray, (kv_lens, page_table, cu_q_lens, num_rows)), num_tokens=num_tokens, page_size=page_size,
+        heads=heads, sliding_window=sliding_window, uniform=uniform, tuning=tuning,
+    )  # fmt: skip
 
 
 def ragged_paged_attention(
@@ -116,27 +112,28 @@ def ragged_paged_attention(
     chunked (for a given T, R and P). `metadata` (from `prepare`) replaces the four row-table arguments, which are then
     not read. `interpret` runs Pallas kernels in their interpreter and means nothing to "xla".
     """
-    resolve(implementation)
-    heads = layout.num_kv_heads_of(kv_pages)
-    if q.shape[1] % heads:
-        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {heads} K/V heads in kv_pages")
+    how = built.find(implementation, interpret=interpret)
+    page_size, num_kv_heads = how.geometry(kv_pages)
+    if q.shape[1] % num_kv_heads:
+        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {num_kv_heads} K/V heads in kv_pages")
     if sliding_window is not None and sliding_window < 1:
         raise ValueError(
             f"sliding_window = {sliding_window}, but a token sees at least itself (use None for no window)"
         )
     if metadata is None:
         metadata = prepare(
-            kv_lens, page_table, cu_q_lens, num_rows, num_tokens=q.shape[0], page_size=layout.page_size_of(kv_pages),
-            sliding_window=sliding_window, uniform=uniform, implementation=implementation,
+            kv_lens, page_table, cu_q_lens, num_rows, num_tokens=q.shape[0], page_size=page_size,
+            heads=Heads(q.shape[1], num_kv_heads, q.shape[2]), sliding_window=sliding_window, uniform=uniform,
+            implementation=implementation, interpret=interpret,
         )  # fmt: skip
-    _check(metadata, layout.page_size_of(kv_pages), q.shape[0])
+    _check(metadata, page_size, q.shape[0])
     if (metadata.sliding_window, metadata.uniform) != (sliding_window, uniform):
         raise ValueError(
             f"metadata was prepared for sliding_window={metadata.sliding_window}, uniform={metadata.uniform}, but the "
             f"call says {sliding_window}, {uniform}; prepare one for each kind of layer"
         )
     with jax.named_scope("ragged_paged_attention"):
-        return xla.attend(q, kv_pages, metadata, sm_scale=sm_scale, soft_cap=soft_cap)
+        return how.attend(q, kv_pages, metadata, sm_scale=sm_scale, soft_cap=soft_cap, interpret=interpret)
 
 
 def write_kv(
@@ -149,25 +146,27 @@ def write_kv(
     num_rows: Int[Array, " 1"],
     *,
     implementation: str | None = None,
+    interpret: bool = False,
     metadata: Metadata | None = None,
 ) -> Pages:
     """This iteration's K and V in their pages (converted to the pages' dtype), in place when `kv_pages` is donated.
 
     Padding tokens are written nowhere. The row table is that of `ragged_paged_attention`; `metadata` replaces it.
     """
-    resolve(implementation)
+    how = built.find(implementation, interpret=interpret)
+    page_size, num_kv_heads = how.geometry(kv_pages)
     if metadata is None:
         metadata = prepare(
-            kv_lens, page_table, cu_q_lens, num_rows, num_tokens=k.shape[0], page_size=layout.page_size_of(kv_pages),
-            implementation=implementation,
+            kv_lens, page_table, cu_q_lens, num_rows, num_tokens=k.shape[0], page_size=page_size,
+            heads=Heads(num_kv_heads, num_kv_heads, k.shape[2]), implementation=implementation, interpret=interpret,
         )  # fmt: skip
-    _check(metadata, layout.page_size_of(kv_pages), k.shape[0])
+    _check(metadata, page_size, k.shape[0])
     with jax.named_scope("write_kv"):
-        return xla.write(kv_pages, k, v, metadata)
+        return how.write(kv_pages, k, v, metadata, interpret=interpret)
 
 
 def _check(metadata: Metadata, page_size: int, num_tokens: int) -> None:
-    prepared = (metadata.page_size, metadata.write_page.shape[0])
+    prepared = (metadata.page_size, metadata.num_tokens)
     if prepared != (page_size, num_tokens):
         raise ValueError(
             f"metadata was prepared for page_size and T = {prepared}, but the call has {(page_size, num_tokens)}"

@@ -65,7 +65,8 @@ def prepared(mixture: Mixture, args: argparse.Namespace) -> tuple[Callable[[], j
         return q + 0.01 * out, pages
 
     def step(q, caches, rows):
-        kind = dict(page_size=args.page_size, uniform=args.uniform, tuning=tuning)
+        heads = api.Heads(args.heads, args.kv_heads, args.head_dim)
+        kind = dict(page_size=args.page_size, uniform=args.uniform, tuning=tuning, heads=heads)
         meta = api.prepare(*rows, num_tokens=mixture.tokens, **kind)
         out = []
         for pages in caches:

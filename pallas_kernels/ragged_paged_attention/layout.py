@@ -6,6 +6,8 @@ reason its K half is stored transposed: element (token s, channel c) of a head l
 `page_size * C` numbers. Four axes mean canonical and five mean XLA's, so an array says itself which one it is.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,6 +15,20 @@ from jaxtyping import Array, Float
 CanonicalPages = Float[Array, "pages S heads2 C"]
 HeadMajorPages = Float[Array, "pages 2 K S C"]
 Pages = Float[Array, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """H query heads, K K/V heads, C elements each: what work is divided by, known before q and k exist."""
+
+    num_q: int
+    num_kv: int
+    dim: int
+
+    @property
+    def group(self) -> int:
+        """G, the query heads that share a K/V head."""
+        return self.num_q // self.num_kv
 
 
 def head_major_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
@@ -40,14 +56,11 @@ def is_canonical(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> bool:
     )
 
 
-def page_size_of(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """Tokens in a page, in either layout."""
-    return kv_pages.shape[1] if is_canonical(kv_pages) else kv_pages.shape[3]
-
-
-def num_kv_heads_of(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """K/V heads, in either layout."""
-    return kv_pages.shape[2] // 2 if is_canonical(kv_pages) else kv_pages.shape[2]
+def geometry(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, int]:
+    """Tokens in a page and K/V heads, in either layout."""
+    if is_canonical(kv_pages):
+        return kv_pages.shape[1], kv_pages.shape[2] // 2
+    return kv_pages.shape[3], kv_pages.shape[2]
 
 
 def to_canonical(kv_pages: Pages) -> CanonicalPages:

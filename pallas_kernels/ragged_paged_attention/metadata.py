@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from pallas_kernels.ragged_paged_attention.layout import Heads
+
 Scalar = Int[Array, ""]
 
 
@@ -69,6 +71,11 @@ class Metadata:
     tile_size: int
     tile_block: int  # pages in a block of tiles
 
+    @property
+    def num_tokens(self) -> int:
+        """T of the calls it was prepared for."""
+        return self.write_page.shape[0]
+
     def offset_pages(self, pages: int | Scalar) -> "Metadata":
         """The same rows with every page number moved by `pages` (a layer's place in an array of all layers)."""
         return dataclasses.replace(
@@ -92,12 +99,13 @@ def build(
     *,
     num_tokens: int,
     page_size: int,
+    heads: Heads,
     sliding_window: int | None,
     uniform: bool,
-    tuning: Tuning,
+    tuning: Tuning | None,
 ) -> Metadata:
-    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch."""
-    kv_lens, page_table, cu_q_lens, num_rows = map(jnp.asarray, (kv_lens, page_table, cu_q_lens, num_rows))
+    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch. `heads` changes nothing here."""
+    tuning = tuning or Tuning()
     rows = kv_lens.shape[0]
     active = jnp.arange(rows) < num_rows[0]
     total = jnp.where(num_rows[0] > 0, cu_q_lens[num_rows[0]], 0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from pallas_kernels.ragged_paged_attention.layout import Pages, is_canonical, num_kv_heads_of
+from pallas_kernels.ragged_paged_attention.layout import Pages, geometry, is_canonical
 from pallas_kernels.ragged_paged_attention.metadata import Metadata, ceil_div
 
 NEG = -1e30  # finite, so that a wholly masked block is an identity instead of a NaN
@@ -16,11 +16,17 @@ State = tuple[Float[Array, "N K M"], Float[Array, "N K M"], Float[Array, "N K M 
 
 
 def attend(
-    q: Float[Array, "T H C"], kv_pages: Pages, meta: Metadata, *, sm_scale: float, soft_cap: float | None
+    q: Float[Array, "T H C"],
+    kv_pages: Pages,
+    meta: Metadata,
+    *,
+    sm_scale: float,
+    soft_cap: float | None,
+    interpret: bool = False,
 ) -> Float[Array, "T H C"]:
-    """Attention of every real token over its row's pages; zeros for the others."""
+    """Attention of every real token over its row's pages; zeros for the others. There is nothing to `interpret`."""
     t, h, c = q.shape
-    k = num_kv_heads_of(kv_pages)
+    _, k = geometry(kv_pages)
     # products run in the cache's own type: bfloat16 operands are twice as fast and what the cache holds is no finer
     dtype = kv_pages.dtype if kv_pages.dtype == jnp.bfloat16 else jnp.float32
     scaled = (q.astype(jnp.float32) * sm_scale).astype(dtype).reshape(t, k, h // k, c)
@@ -31,7 +37,9 @@ def attend(
     return out.reshape(t, h, c).astype(q.dtype)
 
 
-def write(kv_pages: Pages, k: Float[Array, "T K C"], v: Float[Array, "T K C"], meta: Metadata) -> Pages:
+def write(
+    kv_pages: Pages, k: Float[Array, "T K C"], v: Float[Array, "T K C"], meta: Metadata, *, interpret: bool = False
+) -> Pages:
     """Pages with each real token's K and V in place; padding tokens fall outside and are dropped."""
     page = jnp.where(meta.write_page < 0, kv_pages.shape[0], meta.write_page)
     k, v = k.astype(kv_pages.dtype), v.astype(kv_pages.dtype)

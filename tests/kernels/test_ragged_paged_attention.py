@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from ragged_mixtures import Case, arrays, cases
 
 from pallas_kernels.ragged_paged_attention import (
+    Heads,
     from_canonical,
     pages_dtype,
     pages_shape,
@@ -39,7 +40,8 @@ def attend(q, pages, table, *, options, uniform, implementation, tuning):
     options = dict(options)
     page_size = pages.shape[1] if pages.ndim == 4 else pages.shape[3]
     kind = dict(sliding_window=options["sliding_window"], uniform=uniform, implementation=implementation)
-    metadata = prepare(*table, num_tokens=q.shape[0], page_size=page_size, tuning=tuning, **kind)
+    heads = Heads(q.shape[1], pages.shape[2] // (2 if pages.ndim == 4 else 1), q.shape[2])
+    metadata = prepare(*table, num_tokens=q.shape[0], page_size=page_size, heads=heads, tuning=tuning, **kind)
     return ragged_paged_attention(q, pages, *table, sm_scale=options.pop("sm_scale"), metadata=metadata,
                                   soft_cap=options["soft_cap"], **kind)  # fmt: skip
 
@@ -105,7 +107,7 @@ def test_result_has_the_type_of_q():
 def test_write_puts_every_token_in_its_place_and_nothing_elsewhere(case, layout):
     a = arrays(case)
     pages = a.pages_before if layout == "canonical" else from_canonical("xla", jnp.asarray(a.pages_before))
-    got = to_canonical(jax.jit(write_kv)(jnp.asarray(pages), a.k, a.v, *a.table))
+    got = to_canonical("xla", jax.jit(write_kv)(jnp.asarray(pages), a.k, a.v, *a.table))
     np.testing.assert_array_equal(got, a.pages)
     np.testing.assert_array_equal(reference.write_kv(a.pages_before, a.k, a.v, *a.table), a.pages)
 
@@ -114,7 +116,7 @@ def test_own_layout_round_trips():
     canonical = jnp.arange(3 * 4 * 6 * 8.0).reshape(3, 4, 6, 8)
     own = from_canonical("xla", canonical)
     assert own.shape == pages_shape("xla", 3, 4, 3, 8)
-    np.testing.assert_array_equal(to_canonical(own), canonical)
+    np.testing.assert_array_equal(to_canonical("xla", own), canonical)
 
 
 @pytest.mark.parametrize(("dtype", "window", "tuning"), [(jnp.float32, 9, SMALL), (jnp.bfloat16, None, Tuning())])
@@ -148,7 +150,9 @@ def test_layers_in_one_array_are_reached_by_offset():
 
     @jax.jit
     def layer(pages, k, v, offset):
-        metadata = prepare(*table, num_tokens=case.num_tokens, page_size=4, tuning=SMALL).offset_pages(offset)
+        metadata = prepare(
+            *table, num_tokens=case.num_tokens, page_size=4, heads=Heads(4, 2, 8), tuning=SMALL
+        ).offset_pages(offset)
         pages = write_kv(pages, k, v, *table, metadata=metadata)
         return ragged_paged_attention(q, pages, *table, sm_scale=0.3, metadata=metadata), pages
 
@@ -156,7 +160,7 @@ def test_layers_in_one_array_are_reached_by_offset():
     for i in range(layers):
         out, pages = layer(pages, a.k + i, a.v - i, i * per)
         expected = reference.write_kv(a.pages_before + i, a.k + i, a.v - i, *a.table)
-        np.testing.assert_array_equal(to_canonical(pages)[i * per : (i + 1) * per], expected)
+        np.testing.assert_array_equal(to_canonical("xla", pages)[i * per : (i + 1) * per], expected)
         expected = reference.ragged_paged_attention(a.q, expected, *a.table, sm_scale=0.3)
         np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
 
@@ -192,7 +196,7 @@ def test_resolve_says_what_runs_and_refuses_the_rest():
 
 def test_wrong_shapes_and_stale_metadata_are_refused():
     a = arrays(FIXED[1])
-    metadata = prepare(*a.table, num_tokens=24, page_size=4, sliding_window=8)
+    metadata = prepare(*a.table, num_tokens=24, page_size=4, heads=Heads(4, 2, 8), sliding_window=8)
     with pytest.raises(ValueError, match="prepared for sliding_window=8, uniform=False"):
         ragged_paged_attention(a.q, jnp.asarray(a.pages), *a.table, sm_scale=1.0, metadata=metadata)
     with pytest.raises(ValueError, match=r"prepared for page_size and T = \(4, 24\)"):

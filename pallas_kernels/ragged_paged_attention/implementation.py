@@ -1,0 +1,88 @@
+"""What a backend has to bring, and which of those that are built runs on which hardware."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pallas_kernels.ragged_paged_attention import layout, metadata, xla
+from pallas_kernels.ragged_paged_attention.layout import Pages
+from pallas_kernels.ragged_paged_attention.target import Target, current_target
+
+
+class Metadata(Protocol):
+    """What an implementation works out of a row table, once for all layers: a pytree that only it can read."""
+
+    page_size: int
+    sliding_window: int | None
+    uniform: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """T of the calls it was prepared for."""
+        ...
+
+    def offset_pages(self, pages: Any) -> Any:
+        """The same rows with every page number moved by `pages` (a layer's place in an array of all layers)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """One way of doing the operations. The public operations (`api.py`) have checked their arguments already.
+
+    `why_not` says why it cannot run on a target, None where it can. Pages have a layout of its own, which `pages_shape`
+    (of pages, page size, K and C), `pages_dtype`, `from_canonical` and `to_canonical` describe; every operation takes
+    canonical ones as well. `geometry` reads page size and K off an array of pages.
+
+    prepare: `(kv_lens, page_table, cu_q_lens, num_rows, *, num_tokens, page_size, heads, sliding_window, uniform, tuning)`.
+    attend: `(q, kv_pages, metadata, *, sm_scale, soft_cap, interpret) -> [T, H, C]`. write: `(kv_pages, k, v, metadata, *,
+    interpret) -> kv_pages`.
+    """
+
+    name: str
+    why_not: Callable[[Target], str | None]
+    pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
+    pages_dtype: Callable[[Any], Any]
+    from_canonical: Callable[[Pages], Pages]
+    to_canonical: Callable[[Pages], Pages]
+    geometry: Callable[[Any], tuple[int, int]]
+    prepare: Callable[..., Metadata]
+    attend: Callable[..., Any]
+    write: Callable[..., Any]
+
+
+XLA = Implementation(
+    name="xla",
+    why_not=lambda target: None,
+    pages_shape=layout.head_major_shape,
+    pages_dtype=layout.head_major_dtype,
+    from_canonical=layout.to_head_major,
+    to_canonical=layout.to_canonical,
+    geometry=layout.geometry,
+    prepare=metadata.build,
+    attend=xla.attend,
+    write=xla.write,
+)
+
+NAMES = ("xla", "mosaic_tpu", "mosaic_gpu")
+BUILT = {each.name: each for each in (XLA,)}
+
+
+def find(name: str | None, *, interpret: bool = False) -> Implementation:
+    """The implementation called `name`, or the best one for the target. `interpret` asks no hardware.
+
+    Raises ValueError for an unknown name, NotImplementedError, with the reason, for one that cannot run on the target.
+    """
+    target = current_target()
+    if name is None:
+        return next(each for each in reversed(BUILT.values()) if each.why_not(target) is None)
+    if name not in NAMES:
+        raise ValueError(f"attention implementation {name!r} is not one of {', '.join(NAMES)}")
+    if name not in BUILT:
+        raise NotImplementedError(f"attention implementation {name!r} is not built yet; use 'xla' or None")
+    why_not = None if interpret else BUILT[name].why_not(target)
+    if why_not is not None:
+        raise NotImplementedError(
+            f"attention implementation {name!r} cannot run on {target}: {why_not} (use 'xla' or None)"
+        )
+    return BUILT[name]
