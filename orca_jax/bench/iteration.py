@@ -129,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    use_compilation_cache(EngineConfig().cache_path())
+    use_compilation_cache(EngineConfig())
     for dtype in args.dtype:
         loaded = load_model(args.model, dtype=dtype, load_format="dummy")
         for tokens in args.tokens:

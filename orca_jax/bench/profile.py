@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each part of the step, the longest first, then one for the whole iteration."""
-    use_compilation_cache(EngineConfig().cache_path())
+    use_compilation_cache(EngineConfig())
     case = CASES[args.tokens]
     executor = make_executor(load_model(args.model, dtype=args.dtype, load_format="dummy"), case)
     known = instructions(executor.steps[case.bucket].as_text())

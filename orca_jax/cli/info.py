@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from orca_jax.cli.flags import add_engine_flags, engine_settings
+from orca_jax.cli.summary import in_bytes, kv_pool
 from orca_jax.core.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -70,18 +71,3 @@ def engine_table(engine: "EngineInfo") -> list[tuple[str, str]]:
         ("K/V pool", kv_pool(engine)),
         ("buckets", f"{len(engine.buckets)} compiled shapes of tokens x rows: {shapes}"),
     ]
-
-
-def kv_pool(engine: "EngineInfo") -> str:
-    pool = engine.pool
-    return f"{pool.num_pages} pages of {engine.page_size} tokens, {in_bytes(pool.bytes)} ({pool.reason})"
-
-
-def in_bytes(count: int) -> str:
-    """`2,147,483,648` as "2.0 GiB"."""
-    value: float = count
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

@@ -13,6 +13,7 @@ from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.core.unsupported import SETTINGS_OF_OTHERS, reasons, without_neutral
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_CACHE = "~/.cache/orca_jax"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 MAX_BLOCK_SIZE = 256
 
@@ -60,8 +61,9 @@ class EngineConfig:
     gpu_memory_utilization: float = _setting(0.92, "share of an accelerator's memory for weights and K/V, above 0 to 1")
     attention_backend: str = _setting("auto", "implementation of attention; `orca-jax info` says what 'auto' chooses")
     compilation_cache_dir: str | None = _setting(
-        "~/.cache/orca_jax", "where compiled programs are kept between runs; 'none' keeps nothing"
-    )
+        "auto", "where compiled programs are kept between runs; 'none' keeps nothing, 'auto' is where JAX has been told "
+        f"to keep them, else {DEFAULT_CACHE}"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -101,9 +103,11 @@ class EngineConfig:
         check_names("this engine", kept, known, refusals, lambda message, _: ConfigError(message))
         return cls(**_with_lookahead(kept))  # type: ignore[arg-type]  # __post_init__ checks every type
 
-    def cache_path(self) -> Path | None:
-        """The folder for compiled programs with `~` expanded, None where nothing is to be kept."""
+    def cache_path(self, told: str | None) -> Path | None:
+        """The folder for compiled programs, None where nothing is to be kept. `told` is what JAX would use by itself."""
         folder = self.compilation_cache_dir
+        if folder == "auto":
+            folder = told or DEFAULT_CACHE
         return None if folder is None or folder == "none" else Path(folder).expanduser()
 
 

@@ -16,7 +16,7 @@ from orca_jax.engine.engine import Engine
 from orca_jax.engine.output import OutputProcessor
 from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import ExecutorOptions, LocalExecutor, table_bytes
 from orca_jax.execution.memory import PoolSize, check_room, pool_size
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
@@ -59,6 +59,7 @@ class EngineInfo:
     kv_dtype: str
     max_model_len: int
     max_num_seqs: int
+    num_slots: int
     max_num_batched_tokens: int | None
     page_size: int
     pool: PoolSize
@@ -90,7 +91,7 @@ def build_engine(
 ) -> BuiltEngine:
     """Choose, load, allocate, warm up. What is refused with ConfigError or CheckpointError is refused before the load."""
     report = progress or (lambda stage, done, total, what: None)
-    use_compilation_cache(config.cache_path())
+    use_compilation_cache(config)
     planned, weights = outline(config)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(config, planned)
     info = choose(config, planned)
@@ -161,13 +162,15 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     buckets, budget = shapes(config, defaults, max_num_seqs, max_model_len)
     attention = attention_implementation(config)
     kv_dtype = pages_dtype(attention, loaded.dtype)
+    num_slots = max_num_seqs * (LocalExecutor.depth + config.lookahead)
     size = parameter_bytes(loaded)
+    tables = table_bytes(num_slots, max_model_len, loaded.config.vocab_size)
     weights = f"the weights of {loaded.info.name} take {size} bytes in {loaded.dtype.name}"
     check_room(size, weights, "a smaller model, or a narrower --dtype")
     pool = pool_size(
         loaded.config, page_size=page_size, kv_dtype=kv_dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len,
         asked_bytes=config.kv_cache_memory_bytes, gpu_memory_utilization=config.gpu_memory_utilization,
-        weights_to_come=size,
+        bytes_to_come=size + tables,
     )  # fmt: skip
     return EngineInfo(
         model=loaded.info.name,
@@ -180,6 +183,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         kv_dtype=kv_dtype.name,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
+        num_slots=num_slots,
         max_num_batched_tokens=budget,
         page_size=page_size,
         pool=pool,
@@ -232,7 +236,7 @@ def shapes(
 def executor_options(info: EngineInfo, loaded: LoadedModel) -> ExecutorOptions:
     return ExecutorOptions(
         buckets=info.buckets,
-        num_slots=info.max_num_seqs * (LocalExecutor.depth + info.lookahead),
+        num_slots=info.num_slots,
         num_pages=info.pool.num_pages,
         max_model_len=info.max_model_len,
         attention=AttentionOptions(info.attention, info.page_size, uniform=info.deterministic, layers=loaded.layers),

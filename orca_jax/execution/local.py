@@ -11,13 +11,13 @@ from flax import nnx
 
 from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Sampling, Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.buckets import Bucket, smallest
 from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line, write_line
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.packing import Packer, packed_size
 from orca_jax.execution.programs import COMPILES, Program, Progress, abstract, compile_all
 from orca_jax.execution.prompt_logprobs import PromptScorer
-from orca_jax.execution.sampler import MAX_LOGPROBS
 from orca_jax.execution.step import StepOutput, StepShape, make_step
 from orca_jax.models.decoder import Decoder
 from pallas_kernels.ragged_paged_attention import allocate_pages
@@ -160,6 +160,13 @@ class LocalExecutor:
         slot = jax.ShapeDtypeStruct((), jnp.int32)
         write = Program("constraints", write_line, (abstract(self.constraints), slot, line), donate=(0,))
         return [*steps, write, self.scorer.program(memory[0])]
+
+
+def table_bytes(num_slots: int, max_model_len: int, vocab_size: int) -> int:
+    """Bytes of the per-slot tables that an executor allocates beside parameters and cache."""
+    constraints = jax.eval_shape(lambda: allocate_constraints(num_slots, vocab_size))
+    tokens = num_slots * (max_model_len + 1) * np.dtype(np.int32).itemsize
+    return tokens + sum(x.size * x.dtype.itemsize for x in constraints)
 
 
 def allocate_cache(model: Decoder, o: ExecutorOptions) -> list[jax.Array]:

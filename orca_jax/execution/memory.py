@@ -34,23 +34,23 @@ def page_bytes(config: DecoderConfig, page_size: int, kv_dtype: jnp.dtype) -> in
 
 def pool_size(
     config: DecoderConfig, *, page_size: int, kv_dtype: jnp.dtype, max_num_seqs: int, max_model_len: int,
-    asked_bytes: int | None, gpu_memory_utilization: float, weights_to_come: int = 0,
+    asked_bytes: int | None, gpu_memory_utilization: float, bytes_to_come: int = 0,
 ) -> PoolSize:  # fmt: skip
     """Pages for `asked_bytes`, or else for `max_num_seqs` sequences of full length as far as memory goes.
 
-    `weights_to_come` bytes are still to be taken before the pool is. Raises ConfigError, with the numbers, where not even
-    one sequence of full length fits, or the memory asked for is not there.
+    `bytes_to_come` (of weights, of tables) are still to be taken beside the pool. Raises ConfigError, with the numbers,
+    where not even one sequence of full length fits, or the memory asked for is not there.
     """
     size = page_bytes(config, page_size, kv_dtype)
     per_sequence = -(-max_model_len // page_size)
     wanted = max_num_seqs * per_sequence
     if asked_bytes is not None:
         check_room(
-            asked_bytes + weights_to_come, f"kv_cache_memory_bytes = {asked_bytes}", "lower --kv-cache-memory-bytes"
+            asked_bytes + bytes_to_come, f"kv_cache_memory_bytes = {asked_bytes}", "lower --kv-cache-memory-bytes"
         )
         pages, reason = asked_bytes // size, f"kv_cache_memory_bytes = {asked_bytes}"
     else:
-        room, what = available_bytes(gpu_memory_utilization, weights_to_come)
+        room, what = available_bytes(gpu_memory_utilization, bytes_to_come)
         pages = min(wanted, room // size)
         reason = f"{max_num_seqs} sequences of {max_model_len} tokens" if pages == wanted else f"{what} allow no more"
     if pages < per_sequence:
@@ -62,16 +62,16 @@ def pool_size(
     return PoolSize(pages, size, reason)
 
 
-def available_bytes(gpu_memory_utilization: float, weights_to_come: int = 0) -> tuple[int, str]:
+def available_bytes(gpu_memory_utilization: float, bytes_to_come: int = 0) -> tuple[int, str]:
     """Memory that the pool may take on the default device, and what that is a share of."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        room = max(free_host_bytes() - weights_to_come, 0)
+        room = max(free_host_bytes() - bytes_to_come, 0)
         return int(CPU_SHARE * room), f"{CPU_SHARE:.0%} of the free host memory"
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise ConfigError(f"{device} does not say how much memory it has; set --kv-cache-memory-bytes")
-    room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - weights_to_come
+    room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - bytes_to_come
     return max(room, 0), f"gpu_memory_utilization = {gpu_memory_utilization} of {stats['bytes_limit']} bytes"
 
 

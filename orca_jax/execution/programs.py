@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax import monitoring
+from jax.experimental.compilation_cache import compilation_cache
+
+from orca_jax.core.config import EngineConfig
 
 Progress = Callable[[int, int, str], None]
 """`(done, total, what)`, called as each program becomes ready."""
@@ -71,11 +73,15 @@ def compile_all(programs: Iterable[Program], progress: Progress | None = None) -
     return compiled
 
 
-def use_compilation_cache(folder: Path | None) -> None:
-    """Keep compiled programs in `folder` across runs, small ones too, unless JAX has been told another place already."""
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+def use_compilation_cache(config: EngineConfig) -> None:
+    """Keep compiled programs across runs, small ones too, where the configuration says; it says it for the process."""
+    told = jax.config.jax_compilation_cache_dir
+    folder = config.cache_path(told)
+    if folder is None or str(folder) != told:
+        compilation_cache.reset_cache()  # JAX keeps using the first place that it has used, whatever it is told later
+        jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
+    if folder is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

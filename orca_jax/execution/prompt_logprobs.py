@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from orca_jax.core.plan import Row, StepPlan, TokenLogprobs
+from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.programs import Program
-from orca_jax.execution.sampler import MAX_LOGPROBS, Sampled, describe
+from orca_jax.execution.sampler import Sampled, describe
 from orca_jax.models.decoder import Decoder
 
 BLOCK = 64

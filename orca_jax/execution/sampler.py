@@ -14,11 +14,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from orca_jax.core.plan import NOT_A_NUMBER
+from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.constraints import Constraints, apply_constraints
 from orca_jax.execution.packing import Column, Needs, RowTable
 from orca_jax.execution.penalties import apply_penalties
-
-MAX_LOGPROBS = 20
 
 
 class Sampled(NamedTuple):

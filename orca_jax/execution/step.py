@@ -16,11 +16,12 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import Constraints
 from orca_jax.execution.forward import AttentionOptions, forward
 from orca_jax.execution.packing import ON_DEVICE, Column, RowTable, token_rows, unpack
-from orca_jax.execution.sampler import MAX_LOGPROBS, Sampled, sample
+from orca_jax.execution.sampler import Sampled, sample
 
 OUTPUT_WIDTH = 3 + 2 * MAX_LOGPROBS
 

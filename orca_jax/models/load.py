@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from orca_jax.core.config import LOAD_FORMATS
 from orca_jax.core.errors import ConfigError
 from orca_jax.models.checkpoint import CheckpointInfo
 from orca_jax.models.config import DecoderConfig
@@ -18,7 +19,6 @@ from orca_jax.models.scan import LayerForm, layer_form, stack_layers
 from orca_jax.models.source import find_model
 from orca_jax.models.weights import CheckpointWeights, Progress, fill, silent
 
-LOAD_FORMATS = ("auto", "safetensors", "dummy")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 

@@ -18,6 +18,8 @@ class Desk:
         self._lock = threading.RLock()
         self._outputs: dict[str, list[RequestOutput]] = {}
         self._fresh: set[str] = set()
+        self._stepping = False
+        self._abandoned: list[str] = []  # discarded while the engine was in the middle of an iteration
 
     def submit(self, requests: Iterable[Request]) -> list[str]:
         """Give requests to the engine, all or none. Returns their ids; `collect` or `discard` each of them later."""
@@ -41,7 +43,7 @@ class Desk:
             if not self._engine.has_unfinished:
                 self._check_all_ended()
                 return
-            for output in self._engine.step():
+            for output in self._step():
                 if output.request_id in self._outputs:  # otherwise it has been discarded
                     self._outputs[output.request_id].append(output)
                     self._fresh.add(output.request_id)
@@ -65,14 +67,18 @@ class Desk:
             return outputs
 
     def discard(self, request_ids: Iterable[str]) -> None:
-        """End requests and forget them. What they held is free when this returns, if nobody else is being served."""
+        """End requests and forget them. What they held is free when this returns, if nobody else is being served.
+
+        Within an iteration, which is where the collector of garbage may find a stream that nobody reads, they end after it.
+        """
         with interrupt_deferred(), self._lock:
+            if self._stepping:
+                self._abandoned += request_ids
+                return
             for request_id in request_ids:
-                self._fresh.discard(request_id)
-                if self._outputs.pop(request_id, None) is not None and self._engine.failure is None:
-                    self._engine.abort(request_id)
+                self._forget(request_id)
             while not self._outputs and self._engine.failure is None and self._engine.has_unfinished:
-                self._engine.step()
+                self._step()
 
     def statistics(self) -> dict[str, float | int | str]:
         """The engine's counters, as they stand between two iterations."""
@@ -83,6 +89,21 @@ class Desk:
         """Close the engine between two iterations; whoever still waits gets what its requests had, ended by "abort"."""
         with interrupt_deferred(), self._lock:
             self._engine.close()
+
+    def _step(self) -> list[RequestOutput]:
+        """One iteration, during which nothing may end a request."""
+        self._stepping = True
+        try:
+            return self._engine.step()
+        finally:
+            self._stepping = False
+            while self._abandoned:
+                self._forget(self._abandoned.pop())
+
+    def _forget(self, request_id: str) -> None:
+        self._fresh.discard(request_id)
+        if self._outputs.pop(request_id, None) is not None and self._engine.failure is None:
+            self._engine.abort(request_id)
 
     def _check_all_ended(self) -> None:
         """An idle engine owes nobody an output; without this check a lost one would be waited for without end."""

@@ -18,6 +18,15 @@ PAGE_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
+class FakePool:
+    """The part of `PoolSize` that doors read."""
+
+    num_pages: int
+    bytes: int = 0
+    reason: str = "no memory at all"
+
+
+@dataclass(frozen=True, slots=True)
 class FakeInfo:
     """The part of `EngineInfo` that doors read."""
 
@@ -25,6 +34,10 @@ class FakeInfo:
     devices: tuple[str, ...]
     max_model_len: int
     max_num_seqs: int
+    pool: FakePool
+    page_size: int = PAGE_SIZE
+    dtype: str = "integers"
+    attention: str = "fake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,9 @@ def build_fake_engine(
     config = EngineConfig() if config is None else config
     tokenizer = Tokenizer.from_folder(tokenizer_folder)
     model = FakeModel(tokenizer.vocab_size, tokenizer.eos_id or 0, eos_every)
-    info = FakeInfo("fake", ("fake:0",), config.max_model_len or 64, config.max_num_seqs or 4)
-    pages = info.max_num_seqs * -(-info.max_model_len // PAGE_SIZE)
+    length, seqs = config.max_model_len or 64, config.max_num_seqs or 4
+    pages = seqs * -(-length // PAGE_SIZE)
+    info = FakeInfo("fake", ("fake:0",), length, seqs, FakePool(pages))
     slots = info.max_num_seqs * (1 + config.lookahead)
     scheduler = Scheduler(
         KVManager(pages, PAGE_SIZE, slots), info.max_num_seqs, max_batch_tokens=config.max_num_batched_tokens or 16,

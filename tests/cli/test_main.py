@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orca_jax.cli import info
 from orca_jax.cli.main import COMMANDS, main
+from orca_jax.cli.summary import in_bytes
 from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import CheckpointError, EngineError
 from orca_jax.testing.fake_engine import FakeBuilt
@@ -155,7 +155,7 @@ def test_info_refuses_an_attention_that_cannot_run_here(capsys):
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**31, "2.0 GiB"), (3 * 2**40, "3.0 TiB")]
 )
 def test_bytes_are_readable(count, text):
-    assert info.in_bytes(count) == text
+    assert in_bytes(count) == text
 
 
 def test_every_setting_is_a_flag(capsys):

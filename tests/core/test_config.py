@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_jax.core.config import EngineConfig, load_config, load_settings
+from orca_jax.core.config import DEFAULT_CACHE, EngineConfig, load_config, load_settings
 from orca_jax.core.errors import ConfigError
 from orca_jax.core.unsupported import SETTINGS_OF_OTHERS
 
@@ -142,7 +142,13 @@ def test_missing_file_is_named(tmp_path):
 def test_none_in_a_file_is_none(tmp_path):
     path = tmp_path / "engine.toml"
     path.write_text('compilation_cache_dir = "none"\n')
-    assert load_config(path).cache_path() is None
+    assert load_config(path).cache_path("/told") is None
+
+
+def test_compiled_programs_are_kept_where_asked_else_where_jax_was_told_else_at_home():
+    assert EngineConfig(compilation_cache_dir="/asked").cache_path("/told") == Path("/asked")
+    assert EngineConfig().cache_path("/told") == Path("/told")
+    assert EngineConfig().cache_path(None) == Path(DEFAULT_CACHE).expanduser()
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=12), st.integers() | st.text(max_size=8) | st.none(), max_size=3))

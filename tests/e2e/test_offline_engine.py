@@ -53,6 +53,18 @@ def test_a_real_engine_answers_alike_alone_and_in_company_and_frees_what_it_took
     assert sum(array.nbytes for array in left) < 4096
 
 
+def test_in_deterministic_mode_an_llm_answers_bitwise_alike_alone_and_in_company(model_folder):
+    params = SamplingParams(temperature=0.9, seed=3, max_tokens=9, ignore_eos=True, logprobs=2)
+    prompts = ["def f(x):", "for i in range(10): print(i)", "import", "class A:", "hello world"]
+    with LLM(model_folder, **{**SETTINGS, "max_num_batched_tokens": None}, deterministic=True, dtype="bfloat16") as llm:
+        assert llm.info.deterministic and len(llm.info.buckets) == 1
+        together = llm.generate(prompts, params, use_tqdm=False)
+        alone = [llm.generate(prompt, params, use_tqdm=False)[0] for prompt in prompts]
+    for a, b in zip(together, alone, strict=True):
+        assert a.outputs[0].token_ids == b.outputs[0].token_ids
+        assert a.outputs[0].logprobs == b.outputs[0].logprobs  # floats, compared with ==
+
+
 def test_info_plans_without_building(model_folder, capsys):
     flags = ["--load-format", "dummy", "--max-num-seqs", "4", "--max-num-batched-tokens", "8"]
     assert main(["info", "--model", str(model_folder), *flags]) == 0

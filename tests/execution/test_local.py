@@ -9,7 +9,7 @@ from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import constraint_line
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import ExecutorOptions, LocalExecutor, table_bytes
 from orca_jax.execution.programs import COMPILES
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.dummy import fill_randomly
@@ -72,6 +72,12 @@ def test_results_come_back_in_the_order_of_the_plan(executor):
         alone.append(executor.collect().tokens[0])
     executor.launch(StepPlan((row(0, 0, [1, 2, 3]), row(1, 0, [4]), row(2, 0, [5, 6]))))
     assert list(executor.collect().tokens) == alone
+
+
+def test_the_tables_take_what_was_said(executor):
+    o = executor.options
+    arrays = (executor.history, *executor.constraints)
+    assert table_bytes(o.num_slots, o.max_model_len, executor.vocab_size) == sum(x.nbytes for x in arrays)
 
 
 def test_a_row_that_does_not_sample_brings_no_token(executor):

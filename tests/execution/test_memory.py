@@ -29,7 +29,7 @@ def test_the_default_is_what_all_sequences_need(monkeypatch):
 
 @pytest.mark.parametrize("weights", [0, 700])
 def test_on_cpu_it_takes_at_most_two_fifths_of_what_the_weights_leave(monkeypatch, weights):
-    pool = size_of(monkeypatch, 50 * PAGE + weights, weights_to_come=weights)
+    pool = size_of(monkeypatch, 50 * PAGE + weights, bytes_to_come=weights)
     assert pool.num_pages == 20 and pool.reason == "40% of the free host memory allow no more"
 
 

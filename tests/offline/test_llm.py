@@ -327,6 +327,25 @@ def test_closing_frees_and_is_idempotent(llm):
         llm.generate("abc", greedy(), use_tqdm=False)
 
 
+def test_a_stream_that_is_collected_within_an_iteration_ends_after_it(tokenizer_folder):
+    built = build_fake_engine(tokenizer_folder)
+    llm = LLM.over(built)
+    streams = {"dropped": llm.stream("abc", greedy(30))}
+    next(streams["dropped"])
+    collect, live = built.engine.executor.collect, []
+
+    def collect_garbage():  # what the garbage collector may do at any time, between any two instructions of the loop
+        streams.clear()
+        live.append(built.engine.scheduler.pool.num_requests)
+        return collect()
+
+    built.engine.executor.collect = collect_garbage
+    (output,) = llm.generate("xyz", greedy(8), use_tqdm=False)
+    assert tokens_of(output) == expected(llm, output)
+    assert live[:2] == [2, 1]
+    assert built.engine.scheduler.pool.num_requests == 0 and built.engine.scheduler.kv.pages_reserved == 0
+
+
 def test_a_collected_llm_frees_its_engine(tokenizer_folder):
     built = build_fake_engine(tokenizer_folder)
     closed = []
