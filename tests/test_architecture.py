@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "plan": {"core", "models", "execution"},
     "server": DOORS,
     "offline": DOORS,
-    "bench": DOORS | {"models", "execution"},  # it times the step by itself, too
+    "bench": DOORS | {"models", "execution", KERNELS},  # it times the step and the kernels by themselves, too
     "cli": {"core", "engine", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
     "train": {"models", "core"},
     "testing": {"core", "scheduling", "text", "engine", "observe", "models", "execution", KERNELS},

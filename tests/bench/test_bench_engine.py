@@ -14,18 +14,10 @@ from orca_jax.bench.workloads import Job, Workload
 from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import EngineError
 from orca_jax.execution.step import StepShape
-from orca_jax.models.checkpoint import CheckpointInfo
 from orca_jax.models.config import DecoderConfig
-from orca_jax.models.dummy import fill_randomly
-from orca_jax.models.load import LoadedModel, abstract_model
+from orca_jax.models.load import LoadedModel
 
-TINY = DecoderConfig("llama", 64, 16, 2, 4, 2, 8, 32, 512, tie_embeddings=True)
-
-
-@pytest.fixture
-def loaded() -> LoadedModel:
-    model = fill_randomly(abstract_model(TINY, "float32"), jnp.dtype("float32"), 0, lambda *_: None)
-    return LoadedModel(model, TINY, CheckpointInfo("tiny", "tiny", TINY), np.dtype("float32"), "unrolled")
+TINY = DecoderConfig("llama", 64, 16, 2, 4, 2, 8, 32, 512, tie_embeddings=True)  # the one that `loaded` has
 
 
 def test_a_chain_has_every_product_of_the_step():
