@@ -4,6 +4,7 @@ Over a mesh, parameters are split as `models/sharding.py` says, the cache by K/V
 every device, what the step returns included.
 """
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -88,6 +89,7 @@ def cache_outline(config: DecoderConfig, o: ExecutorOptions) -> list[jax.ShapeDt
     scanned = o.attention.layers == "scan"
     arrays, pages = (1, config.num_layers * o.num_pages) if scanned else (config.num_layers, o.num_pages)
     name = o.attention.implementation
-    shape = pages_shape(name, pages, o.attention.page_size, config.num_kv_heads, config.head_dim)
+    with nullcontext() if o.mesh is None else jax.set_mesh(o.mesh):  # a layout may depend on the hardware
+        shape = pages_shape(name, pages, o.attention.page_size, config.num_kv_heads, config.head_dim)
     sharding = None if o.mesh is None else NamedSharding(o.mesh, heads_spec(heads_axis(name)))
     return [jax.ShapeDtypeStruct(shape, jnp.dtype(o.kv_dtype), sharding=sharding)] * arrays

@@ -56,10 +56,10 @@ class Implementation:
 XLA = Implementation(
     name="xla",
     why_not=lambda target: None,
-    pages_shape=layout.head_major_shape,
-    heads_axis=2,
+    pages_shape=layout.xla_shape,
+    heads_axis=2,  # in both layouts
     pages_dtype=layout.head_major_dtype,
-    from_canonical=layout.to_head_major,
+    from_canonical=layout.to_xla,
     to_canonical=layout.to_canonical,
     geometry=layout.geometry,
     prepare=metadata.build,
