@@ -32,7 +32,7 @@ class InFlight:
 class LocalExecutor:
     """Owns the parameters, the K/V cache and the per-slot tables; knows rows and buckets, not requests.
 
-    Over a mesh the model's parameters must lie as `StepOutline` says.
+    Over a mesh the model's parameters are moved to where `StepOutline` wants them, unless they are there already.
 
     `warm_up` must have run before the first launch. Memory is allocated once, in the constructor.
     """
@@ -44,8 +44,10 @@ class LocalExecutor:
         self.vocab_size = model.config.vocab_size
         self.outline = StepOutline(model, options)
         self.graph, self.treedef = self.outline.graph, self.outline.treedef
-        self.parameters = tuple(jax.tree.leaves(nnx.state(model)))
         memory = self.outline.memory
+        self.parameters = tuple(jax.tree.leaves(nnx.state(model)))
+        if options.mesh is not None:
+            self.parameters = jax.device_put(self.parameters, tuple(x.sharding for x in memory.parameters))
         self.cache, self.history = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), (memory.cache, memory.history)
         )

@@ -79,11 +79,11 @@ def test_two_all_reduces_in_a_layer_and_one_for_the_embedding(cell: Cell, result
 
 @each_cell
 def test_logits_stay_where_they_are(cell: Cell, result: StepReport):
-    """The sampler reduces over the split vocabulary; what it gathers is a row's few best of each device."""
+    """No device ever holds more logits than its share: the sampler reduces over the split vocabulary."""
     spec = cell.spec()
     logits = spec.bucket.rows * spec.config.vocab_size * 4
     largest = max((each.bytes for each in result.collectives if "/sample/" in each.scope), default=0)
-    assert largest < logits / 16
+    assert largest <= logits / cell.num_devices
 
 
 @each_cell
