@@ -26,26 +26,34 @@ PAGE = 32
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the matrix. `num_layers` None is the model's own depth; `cache` is bytes on each device."""
+    """One place of the matrix. `num_layers` None is the model's own depth; `cache` is bytes on each device.
+
+    `implementation` and the form of the layers are what an engine would choose there, unless they are named.
+    """
 
     model: str
     hardware: str
     num_devices: int
     num_layers: int | None = 2
-    layers: LayerForm = "unrolled"
-    implementation: str = "xla"
-    cache: int = GiB
+    layers: LayerForm | None = None
+    implementation: str | None = None
+    cache: int = 2 * GiB
+    bucket: Bucket | None = None
 
     def __str__(self) -> str:
-        depth = "full" if self.num_layers is None else f"{self.num_layers}l"
-        return f"{self.model}-{self.hardware}-x{self.num_devices}-{depth}-{self.layers}-{self.implementation}"
+        depth = "" if self.num_layers is None else f"{self.num_layers}-layers"
+        bucket = "" if self.bucket is None else f"{self.bucket.tokens}-tokens"
+        named = (self.model, depth, self.hardware, f"x{self.num_devices}", bucket, self.layers, self.implementation)
+        return "-".join(part for part in named if part)
 
     def spec(self) -> StepSpec:
         config = shape(self.model, self.num_layers)
         page_bytes = 2 * PAGE * 2 * config.num_kv_heads * config.head_dim * config.num_layers  # bfloat16
+        side = 4 if HARDWARE[self.hardware].platform == "tpu" else 16  # small is sooner; XLA:GPU has no dot of 4 rows
+        pages = self.cache * self.num_devices // page_bytes
         return StepSpec(
-            config, "bfloat16", Bucket(16, 16), self.cache * self.num_devices // page_bytes, PAGE, 2048, self.hardware,
-            self.num_devices, self.implementation, self.layers,
+            config, "bfloat16", self.bucket or Bucket(side, side), pages, PAGE, 2048, self.hardware, self.num_devices,
+            self.implementation, self.layers,
         )  # fmt: skip
 
 
