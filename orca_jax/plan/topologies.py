@@ -1,8 +1,10 @@
 """Devices that are described instead of attached: good for compiling, for nothing else.
 
 The compilers are JAX's own plug-ins. JAX finds them when it starts, so a process that plans runs with `JAX_PLATFORMS=cpu`,
-which keeps them from looking for hardware; libtpu asks a metadata server for more, unless the process has been started with
-`TPU_SKIP_MDS_QUERY=1`, `TPU_ACCELERATOR_TYPE=v5litepod-8` and `TPU_WORKER_HOSTNAMES=localhost` (any type will do).
+which keeps them from looking for hardware. libtpu asks a metadata server for more, unless the process has been started with
+`TPU_SKIP_MDS_QUERY=1`, `TPU_ACCELERATOR_TYPE=v5litepod-8` and `TPU_WORKER_HOSTNAMES=localhost` (any type will do); and it
+is loaded by one process of a machine at a time, unless there is `ALLOW_MULTIPLE_LIBTPU_LOAD=1`. The environment belongs to
+whoever starts the process: nothing here reads or sets it.
 """
 
 import importlib.util

@@ -5,14 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax
 import pytest
 
 from orca_jax.core.errors import ConfigError
 from orca_jax.execution.buckets import Bucket
+from orca_jax.models.sharding import tensor_mesh
 from orca_jax.plan import topologies
 from orca_jax.plan.compile import AVAILABLE, NEEDED, StepSpec, compile_step, in_bytes
 from orca_jax.plan.hardware import HARDWARE, GiB, find_hardware
 from orca_jax.plan.topologies import MissingCompilerError, described_devices, missing_compiler
+from pallas_kernels.ragged_paged_attention import pages_shape
 from tests.plan.conftest import shape
 
 
@@ -87,3 +90,11 @@ def test_the_target_configurations_are_part_of_the_package():
     code = "from importlib import resources; print(sorted(p.name for p in resources.files('orca_jax.plan').iterdir()))"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(f"{name}.textproto" in names for name in ("h100", "h200", "b200"))
+
+
+def test_xla_keeps_canonical_pages_where_arrays_are_tiled():
+    if missing_compiler(HARDWARE["v5e"]):
+        pytest.skip(str(missing_compiler(HARDWARE["v5e"])))
+    with jax.set_mesh(tensor_mesh(described_devices("v5e", 1))):
+        assert pages_shape("xla", 5, 32, 8, 128) == (5, 32, 16, 128)
+    assert pages_shape("xla", 5, 32, 8, 128) == (5, 2, 8, 32, 128)
