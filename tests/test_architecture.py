@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "engine": {"core", "scheduling", "text"},
     "batch": {"core", "engine", "text"},
     "simulate": {"core", "scheduling", "engine"},
-    "plan": {"core", "models", "execution"},
+    "plan": {"core", "models", "execution", KERNELS},  # which attention would run there
     "server": DOORS,
     "offline": DOORS,
     "bench": DOORS | {"models", "execution", KERNELS},  # it times the step and the kernels by themselves, too

@@ -17,7 +17,8 @@ from orca_jax.bench.ceilings import Ceilings, measure_ceilings
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.models.load import LoadedModel, load_model, parameter_bytes
 from pallas_kernels.ragged_paged_attention import pages_dtype, resolve
 

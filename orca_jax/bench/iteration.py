@@ -20,7 +20,8 @@ from orca_jax.core.config import EngineConfig
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.execution.step import StepShape
 from orca_jax.models.load import LoadedModel, load_model

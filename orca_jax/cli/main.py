@@ -5,12 +5,14 @@
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from orca_jax.cli import chat, demo, generate, info
 from orca_jax.cli.flags import Parser
+from orca_jax.cli.platform import spare_compilers
 from orca_jax.cli.terminal import UsageError, forget_stdout, never_fail_on_encoding, on_terminal, say
 from orca_jax.core.errors import CheckpointError, ConfigError, OrcaError, RequestError
 from orca_jax.version import __version__
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
     never_fail_on_encoding()
+    spare_compilers(os.environ)
     try:
         args = build_parser().parse_args(argv)
         status: int = args.run(args)

@@ -16,8 +16,9 @@ from orca_jax.engine.engine import Engine
 from orca_jax.engine.output import OutputProcessor
 from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor, table_bytes
-from orca_jax.execution.memory import PoolSize, check_room, pool_size
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_bytes
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
 from orca_jax.models.source import DEMO, find_tokenizer

@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from orca_jax.execution.packing import RowTable
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.scan import LayerForm, scan_layers
-from pallas_kernels.ragged_paged_attention import Heads, Metadata, prepare, ragged_paged_attention, write_kv
+from orca_jax.models.sharding import heads_spec
+from pallas_kernels.ragged_paged_attention import (
+    Heads,
+    Metadata,
+    heads_axis,
+    prepare,
+    ragged_paged_attention,
+    write_kv,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +29,8 @@ class AttentionOptions:
 
     `uniform` makes a token's result independent of how rows are cut and batched. `layers` is the form of the model's
     layers; it decides the cache's form too: an array for each layer, or one array with all layers' pages in a row.
-    `interpret` runs an accelerator's kernels where there is none.
+    `interpret` runs an accelerator's kernels where there is none. `mesh` has the devices that share the K/V heads, described
+    ones included; None means that one device has them all.
     """
 
     implementation: str
@@ -27,6 +38,7 @@ class AttentionOptions:
     uniform: bool = False
     interpret: bool = False
     layers: LayerForm = "unrolled"
+    mesh: Mesh | None = None
 
 
 def forward(
@@ -58,9 +70,10 @@ class RowAttention:
         self.table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
         c = model.config
         self.options, self.window, self.scale = options, window, c.head_dim**-0.5
+        share = 1 if options.mesh is None else options.mesh.size
         self.metadata = prepare(
             *self.table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window,
-            heads=Heads(c.num_heads, c.num_kv_heads, c.head_dim), uniform=options.uniform,
+            heads=Heads(c.num_heads // share, c.num_kv_heads // share, c.head_dim), uniform=options.uniform,
             implementation=options.implementation, interpret=options.interpret,
         )  # fmt: skip
 
@@ -68,6 +81,20 @@ class RowAttention:
         self, q: Array, k: Array, v: Array, pages: Array, table: tuple[Array, ...], metadata: Metadata
     ) -> tuple[Array, Array]:
         """Write this layer's keys and values, then attend. `table` and `metadata` are this object's own, or moved."""
+        options = self.options
+        if options.mesh is None:
+            return self.attend(q, k, v, pages, table, metadata)
+        heads, paged = heads_spec(1), heads_spec(heads_axis(options.implementation))
+        each = jax.shard_map(
+            self.attend, mesh=options.mesh, in_specs=(heads, heads, heads, paged, P(), P()), out_specs=(heads, paged),
+            check_vma=False,  # kernels do not say what their results depend on
+        )  # fmt: skip
+        return each(q, k, v, pages, table, metadata)
+
+    def attend(
+        self, q: Array, k: Array, v: Array, pages: Array, table: tuple[Array, ...], metadata: Metadata
+    ) -> tuple[Array, Array]:
+        """One device's heads: all of them, or over a mesh its share."""
         options = self.options
         how: dict[str, Any] = {
             "implementation": options.implementation, "interpret": options.interpret, "metadata": metadata,

@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,30 +12,14 @@ from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Sampling, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.buckets import Bucket, smallest
-from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line, write_line
-from orca_jax.execution.forward import AttentionOptions
+from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line
+from orca_jax.execution.options import ExecutorOptions
+from orca_jax.execution.outline import StepOutline
 from orca_jax.execution.packing import Packer, packed_size
-from orca_jax.execution.programs import COMPILES, Program, Progress, abstract, compile_all
+from orca_jax.execution.programs import COMPILES, Program, Progress, compile_all
 from orca_jax.execution.prompt_logprobs import PromptScorer
-from orca_jax.execution.step import StepOutput, StepShape, make_step
+from orca_jax.execution.step import StepOutput
 from orca_jax.models.decoder import Decoder
-from pallas_kernels.ragged_paged_attention import allocate_pages
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorOptions:
-    """Everything that sizes the device's memory and the list of programs. `max_model_len` is in tokens."""
-
-    buckets: tuple[Bucket, ...]
-    num_slots: int
-    num_pages: int
-    max_model_len: int
-    attention: AttentionOptions
-    kv_dtype: Any
-
-    @property
-    def pages_per_row(self) -> int:
-        return -(-self.max_model_len // self.attention.page_size)
 
 
 @dataclass(slots=True)
@@ -49,6 +32,8 @@ class InFlight:
 class LocalExecutor:
     """Owns the parameters, the K/V cache and the per-slot tables; knows rows and buckets, not requests.
 
+    Over a mesh the model's parameters are moved to where `StepOutline` wants them, unless they are there already.
+
     `warm_up` must have run before the first launch. Memory is allocated once, in the constructor.
     """
 
@@ -57,14 +42,18 @@ class LocalExecutor:
     def __init__(self, model: Decoder, options: ExecutorOptions):
         self.options = options
         self.vocab_size = model.config.vocab_size
-        self.graph, state = nnx.split(model)
-        leaves, self.treedef = jax.tree.flatten(state)
-        self.parameters = tuple(leaves)
-        self.cache = allocate_cache(model, options)
-        self.history = jnp.zeros((options.num_slots, options.max_model_len + 1), jnp.int32)
-        self.constraints = allocate_constraints(options.num_slots, self.vocab_size)
+        self.outline = StepOutline(model, options)
+        self.graph, self.treedef = self.outline.graph, self.outline.treedef
+        memory = self.outline.memory
+        self.parameters = tuple(jax.tree.leaves(nnx.state(model)))
+        if options.mesh is not None:
+            self.parameters = jax.device_put(self.parameters, tuple(x.sharding for x in memory.parameters))
+        self.cache, self.history = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), (memory.cache, memory.history)
+        )
+        self.constraints = self._place(allocate_constraints(options.num_slots, self.vocab_size))
         self.packer = Packer(options.num_slots, options.pages_per_row)
-        self.scorer = PromptScorer(model, self.graph, self.treedef)
+        self.scorer = PromptScorer(self.outline)
         self.steps: dict[Bucket, jax.stages.Compiled] = {}
         self.write_constraints: jax.stages.Compiled | None = None
         self.in_flight: deque[InFlight] = deque()
@@ -78,7 +67,7 @@ class LocalExecutor:
         self.scorer.use(score)
         for bucket in self.options.buckets:
             self._run(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
-        self.write_constraints(allocate_constraints(self.options.num_slots, self.vocab_size), np.int32(0),
+        self.write_constraints(self._place(allocate_constraints(self.options.num_slots, self.vocab_size)), np.int32(0),
                                constraint_line(Sampling(), self.vocab_size))  # fmt: skip
         jax.block_until_ready(self.history)
 
@@ -145,38 +134,11 @@ class LocalExecutor:
         self.constraints = Constraints(*self.write_constraints(self.constraints, np.int32(seat.slot), line))
 
     def _programs(self) -> list[Program]:
-        o = self.options
-        memory = abstract((self.parameters, self.cache, self.history, self.constraints))
-        steps = [
-            Program(
-                f"step of {bucket.tokens} tokens in {bucket.rows} rows",
-                make_step(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention)),
-                (*memory, jax.ShapeDtypeStruct((packed_size(bucket, o.pages_per_row),), jnp.int32)),
-                donate=(1, 2),
-            )
-            for bucket in o.buckets
-        ]
-        line = abstract(tuple(x[0] for x in self.constraints))
-        slot = jax.ShapeDtypeStruct((), jnp.int32)
-        write = Program("constraints", write_line, (abstract(self.constraints), slot, line), donate=(0,))
-        return [*steps, write, self.scorer.program(memory[0])]
+        steps = [self.outline.step(bucket) for bucket in self.options.buckets]
+        return [*steps, self.outline.write_constraints(), self.scorer.program()]
 
-
-def table_bytes(num_slots: int, max_model_len: int, vocab_size: int) -> int:
-    """Bytes of the per-slot tables that an executor allocates beside parameters and cache."""
-    constraints = jax.eval_shape(lambda: allocate_constraints(num_slots, vocab_size))
-    tokens = num_slots * (max_model_len + 1) * np.dtype(np.int32).itemsize
-    return tokens + sum(x.size * x.dtype.itemsize for x in constraints)
-
-
-def allocate_cache(model: Decoder, o: ExecutorOptions) -> list[jax.Array]:
-    """An array of pages for each layer, or one with all layers' pages in a row where the layers are scanned."""
-    c = model.config
-    arrays, pages = (1, c.num_layers * o.num_pages) if o.attention.layers == "scan" else (c.num_layers, o.num_pages)
-    return [
-        allocate_pages(o.attention.implementation, pages, o.attention.page_size, c.num_kv_heads, c.head_dim, o.kv_dtype)
-        for _ in range(arrays)
-    ]
+    def _place(self, tables: Constraints) -> Constraints:
+        return tables if self.outline.whole is None else jax.device_put(tables, self.outline.whole)
 
 
 def read_logprobs(line: np.ndarray, count: int) -> TokenLogprobs:

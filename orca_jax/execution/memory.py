@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from orca_jax.core.errors import ConfigError
+from orca_jax.execution.constraints import allocate_constraints
 from orca_jax.models.config import DecoderConfig
 
 CPU_SHARE = 0.4  # of the host's free memory: the rest is for XLA's temporaries, the file cache and everybody else
@@ -73,6 +74,13 @@ def available_bytes(gpu_memory_utilization: float, bytes_to_come: int = 0) -> tu
         raise ConfigError(f"{device} does not say how much memory it has; set --kv-cache-memory-bytes")
     room = int(gpu_memory_utilization * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - bytes_to_come
     return max(room, 0), f"gpu_memory_utilization = {gpu_memory_utilization} of {stats['bytes_limit']} bytes"
+
+
+def table_bytes(num_slots: int, max_model_len: int, vocab_size: int) -> int:
+    """Bytes of the per-slot tables that an executor allocates beside parameters and cache."""
+    constraints = jax.eval_shape(lambda: allocate_constraints(num_slots, vocab_size))
+    tokens = num_slots * (max_model_len + 1) * jnp.dtype(jnp.int32).itemsize
+    return tokens + sum(x.size * x.dtype.itemsize for x in constraints)
 
 
 def check_room(num_bytes: int, what: str, way_out: str) -> None:

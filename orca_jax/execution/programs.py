@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
 from orca_jax.core.config import EngineConfig
 
@@ -49,15 +50,24 @@ COMPILES = CompileCounter()
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Something to compile: a function, the abstract arguments to compile it for, what of them is donated."""
+    """Something to compile: a function, the abstract arguments to compile it for, what of them is donated.
+
+    `results` are the shardings of what it returns, None where nothing is split; `mesh` has the devices then.
+    """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     donate: tuple[int, ...] = ()
+    results: Any = None
+    mesh: Mesh | None = None
 
     def lower(self) -> jax.stages.Lowered:
-        return jax.jit(self.function, donate_argnums=self.donate).lower(*self.arguments)
+        jitted = jax.jit(self.function, donate_argnums=self.donate, out_shardings=self.results)
+        if self.mesh is None:
+            return jitted.lower(*self.arguments)
+        with jax.set_mesh(self.mesh):  # kernels read from it which hardware they are for
+            return jitted.lower(*self.arguments)
 
 
 def compile_all(programs: Iterable[Program], progress: Progress | None = None) -> list[jax.stages.Compiled]:

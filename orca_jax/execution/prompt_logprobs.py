@@ -5,7 +5,6 @@ more compiled program.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from orca_jax.core.plan import Row, StepPlan, TokenLogprobs
 from orca_jax.core.sampling_params import MAX_LOGPROBS
+from orca_jax.execution.outline import StepOutline
 from orca_jax.execution.programs import Program
 from orca_jax.execution.sampler import Sampled, describe
-from orca_jax.models.decoder import Decoder
 
 BLOCK = 64
 
@@ -25,19 +24,22 @@ BLOCK = 64
 class PromptScorer:
     """Scores `BLOCK` hidden states at a time against the tokens that follow them."""
 
-    def __init__(self, model: Decoder, graph: nnx.GraphDef, treedef: Any):
-        self.width = model.config.hidden_size
-        self.graph, self.treedef = graph, treedef
+    def __init__(self, outline: StepOutline):
+        self.outline = outline
+        self.width = outline.config.hidden_size
         self.compiled: Callable[..., Sampled] | None = None
 
-    def program(self, parameters: tuple[jax.ShapeDtypeStruct, ...]) -> Program:
+    def program(self) -> Program:
+        o = self.outline
+
         def score(parameters: tuple[Array, ...], hidden: Float[Array, "B D"], targets: Int[Array, " B"]) -> Sampled:
-            model = nnx.merge(self.graph, jax.tree.unflatten(self.treedef, parameters))
+            model = nnx.merge(o.graph, jax.tree.unflatten(o.treedef, parameters))
             return describe(model.logits(hidden), targets)
 
         hidden = jax.ShapeDtypeStruct((BLOCK, self.width), jnp.float32)
         targets = jax.ShapeDtypeStruct((BLOCK,), jnp.int32)
-        return Program("prompt log-probabilities", score, (parameters, hidden, targets))
+        arguments = (o.memory.parameters, *o.same_everywhere((hidden, targets)))
+        return Program("prompt log-probabilities", score, arguments, results=o.whole, mesh=o.options.mesh)
 
     def use(self, compiled: Callable[..., Sampled]) -> None:
         self.compiled = compiled

@@ -38,11 +38,13 @@ def constant(value: float, shape: tuple[int, ...], dtype: jnp.dtype, axes: tuple
 def product(x: Float[Array, "T i"], weight: Float[Array, "*out i"]) -> Float[Array, "T *out"]:
     """The one matrix product of the engine: operands in the weight's dtype, result in float32."""
     exact = lax.Precision.HIGHEST if weight.dtype == jnp.float32 else None
-    # Two axes, whatever the weight's own: XLA:CPU turns a weight of more axes around, at every call.
-    flat = weight.reshape(-1, weight.shape[-1])
+    # Two axes, whatever the weight's own: XLA:CPU turns a weight of more axes around, at every call. Not so over a mesh: a
+    # split axis that is merged into one before it is no longer split evenly, and the weight would be gathered.
+    flat = weight.reshape(-1, weight.shape[-1]) if jax.sharding.get_abstract_mesh().empty else weight
     y = lax.dot_general(
-        x.astype(weight.dtype), flat, (((1,), (1,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
-    )
+        x.astype(weight.dtype), flat, (((1,), (flat.ndim - 1,)), ((), ())), precision=exact,
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
     return y.reshape(x.shape[0], *weight.shape[:-1])
 
 

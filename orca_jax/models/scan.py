@@ -1,8 +1,9 @@
 """The other form of the same decoder: layers stacked as `[L, ...]` and run by `lax.scan`.
 
-A scan compiles one layer instead of L, and on accelerators runs no slower. On CPU, a slice of a stacked weight is copied
-before the product, so there the layers stay unrolled. The K/V cache travels in the carry, all layers in one array:
-scanned in and out it would exist twice.
+A scan compiles one layer instead of L, and on TPUs runs no slower. On CPU and GPU, a slice of a stacked weight is copied
+before the product (XLA:GPU's program for two layers of Llama 3.1 8B on an H200 has 418 MB of temporaries, 25 MB unrolled),
+so there the layers stay unrolled. The K/V cache travels in the carry, all layers in one array: scanned in and out it would
+exist twice.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ LayerAttend = Callable[[Array, Array, Array, Any, Int[Array, ""]], tuple[Array, 
 
 def layer_form(platform: str, config: DecoderConfig) -> LayerForm:
     """The form that suits a backend: the one place where it is chosen."""
-    return "unrolled" if platform == "cpu" or has_mixed_windows(config) else "scan"
+    return "scan" if platform == "tpu" and not has_mixed_windows(config) else "unrolled"
 
 
 def has_mixed_windows(config: DecoderConfig) -> bool:

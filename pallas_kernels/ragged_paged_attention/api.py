@@ -11,8 +11,8 @@ from pallas_kernels.ragged_paged_attention.implementation import Metadata
 from pallas_kernels.ragged_paged_attention.layout import Heads, Pages
 
 __all__ = [
-    "IMPLEMENTATIONS", "Heads", "allocate_pages", "from_canonical", "pages_dtype", "pages_shape", "prepare",
-    "ragged_paged_attention", "resolve", "to_canonical", "write_kv",
+    "IMPLEMENTATIONS", "Heads", "allocate_pages", "from_canonical", "heads_axis", "pages_dtype", "pages_shape",
+    "prepare", "ragged_paged_attention", "resolve", "to_canonical", "write_kv",
 ]  # fmt: skip
 
 IMPLEMENTATIONS = built.NAMES
@@ -32,6 +32,11 @@ def pages_shape(
 ) -> tuple[int, ...]:
     """Shape of one layer's pages in the layout that the implementation wants; axis 0 is the page."""
     return built.find(implementation, interpret=True).pages_shape(num_pages, page_size, num_kv_heads, head_dim)
+
+
+def heads_axis(implementation: str | None) -> int:
+    """The axis of such pages that is split where several devices share the K/V heads, each with a stretch of them."""
+    return built.find(implementation, interpret=True).heads_axis
 
 
 def pages_dtype(implementation: str | None, dtype) -> jnp.dtype:

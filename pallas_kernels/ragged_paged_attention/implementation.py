@@ -32,7 +32,8 @@ class Implementation:
 
     `why_not` says why it cannot run on a target, None where it can. Pages have a layout of its own, which `pages_shape`
     (of pages, page size, K and C), `pages_dtype`, `from_canonical` and `to_canonical` describe; every operation takes
-    canonical ones as well. `geometry` reads page size and K off an array of pages.
+    canonical ones as well. `geometry` reads page size and K off an array of pages. `heads_axis` is the axis of its pages
+    that counts K/V heads: equal stretches of it hold whole heads, in order, and can live on a device each.
 
     prepare: `(kv_lens, page_table, cu_q_lens, num_rows, *, num_tokens, page_size, heads, sliding_window, uniform, tuning)`.
     attend: `(q, kv_pages, metadata, *, sm_scale, soft_cap, interpret) -> [T, H, C]`. write: `(kv_pages, k, v, metadata, *,
@@ -42,6 +43,7 @@ class Implementation:
     name: str
     why_not: Callable[[Target], str | None]
     pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
+    heads_axis: int
     pages_dtype: Callable[[Any], Any]
     from_canonical: Callable[[Pages], Pages]
     to_canonical: Callable[[Pages], Pages]
@@ -54,9 +56,10 @@ class Implementation:
 XLA = Implementation(
     name="xla",
     why_not=lambda target: None,
-    pages_shape=layout.head_major_shape,
+    pages_shape=layout.xla_shape,
+    heads_axis=2,  # in both layouts
     pages_dtype=layout.head_major_dtype,
-    from_canonical=layout.to_head_major,
+    from_canonical=layout.to_xla,
     to_canonical=layout.to_canonical,
     geometry=layout.geometry,
     prepare=metadata.build,

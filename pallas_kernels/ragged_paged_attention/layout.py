@@ -4,6 +4,9 @@ Canonical is `[pages, page_size, 2K, C]` with K0, V0, K1, V1, ... The XLA implem
 a half page is one stretch of memory, and its heads are the batch of a product that needs no transposition. For the same
 reason its K half is stored transposed: element (token s, channel c) of a head lies at `c * page_size + s` of that head's
 `page_size * C` numbers. Four axes mean canonical and five mean XLA's, so an array says itself which one it is.
+
+On TPUs the XLA implementation keeps canonical pages: an array's last two axes are tiled there, so that turning a K half
+around is no new view of it but a copy, of the whole cache, several times in a layer.
 """
 
 import dataclasses
@@ -11,6 +14,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from pallas_kernels.ragged_paged_attention.target import current_target
 
 CanonicalPages = Float[Array, "pages S heads2 C"]
 HeadMajorPages = Float[Array, "pages 2 K S C"]
@@ -34,6 +39,22 @@ class Heads:
 def head_major_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
     """Shape of XLA's own layout."""
     return (num_pages, 2, num_kv_heads, page_size, head_dim)
+
+
+def canonical_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    """Shape of the canonical layout."""
+    return (num_pages, page_size, 2 * num_kv_heads, head_dim)
+
+
+def xla_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    """Shape of the pages that the XLA implementation keeps on the target."""
+    shape = canonical_shape if tiles_arrays() else head_major_shape
+    return shape(num_pages, page_size, num_kv_heads, head_dim)
+
+
+def tiles_arrays() -> bool:
+    """Whether arrays lie in tiles on the target."""
+    return current_target().platform == "tpu"
 
 
 def head_major_dtype(dtype) -> jnp.dtype:
@@ -71,6 +92,11 @@ def to_canonical(kv_pages: Pages) -> CanonicalPages:
     k = kv_pages[:, 0].reshape(n, heads, c, s).transpose(0, 3, 1, 2)
     v = kv_pages[:, 1].transpose(0, 2, 1, 3)
     return jnp.stack([k, v], axis=3).reshape(n, s, 2 * heads, c)
+
+
+def to_xla(kv_pages: Pages) -> Pages:
+    """The pages that the XLA implementation keeps on the target, of pages in either layout (a copy, for tests and tools)."""
+    return to_canonical(kv_pages) if tiles_arrays() else to_head_major(kv_pages)
 
 
 def to_head_major(kv_pages: Pages) -> HeadMajorPages:

@@ -6,7 +6,8 @@ import pytest
 
 from orca_jax.execution.buckets import bucket_list, pinned_bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.models.load import load_model
 from pallas_kernels.ragged_paged_attention import pages_dtype
 

@@ -9,7 +9,9 @@ from orca_jax.core.sampling_params import MAX_BAD_WORD_TOKENS
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import constraint_line
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor, table_bytes
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.memory import table_bytes
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.programs import COMPILES
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.dummy import fill_randomly

@@ -8,7 +8,8 @@ import pytest
 
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.forward import AttentionOptions
-from orca_jax.execution.local import ExecutorOptions, LocalExecutor
+from orca_jax.execution.local import LocalExecutor
+from orca_jax.execution.options import ExecutorOptions
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.dummy import fill_randomly
 from orca_jax.models.load import abstract_model

@@ -1,0 +1,95 @@
+"""The step's arguments without memory, and the step as a program: the same for devices at hand and for described ones.
+
+Over a mesh, parameters are split as `models/sharding.py` says, the cache by K/V heads; everything else is the same on
+every device, what the step returns included.
+"""
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from orca_jax.execution.buckets import Bucket
+from orca_jax.execution.constraints import Constraints, allocate_constraints, write_line
+from orca_jax.execution.options import ExecutorOptions
+from orca_jax.execution.packing import packed_size
+from orca_jax.execution.programs import Program
+from orca_jax.execution.step import StepShape, make_step
+from orca_jax.models.config import DecoderConfig
+from orca_jax.models.decoder import Decoder
+from orca_jax.models.sharding import heads_spec, parameter_shardings
+from pallas_kernels.ragged_paged_attention import heads_axis, pages_shape
+
+
+class StepMemory(NamedTuple):
+    """What stays on the devices between iterations, as `ShapeDtypeStruct`s: the step's arguments up to the iteration."""
+
+    parameters: tuple[jax.ShapeDtypeStruct, ...]
+    cache: list[jax.ShapeDtypeStruct]
+    history: jax.ShapeDtypeStruct
+    constraints: Constraints
+
+
+class StepOutline:
+    """A model, abstract or real, and the options it is to run with, from which every program follows.
+
+    Raises ConfigError where the model cannot be split over the mesh.
+    """
+
+    def __init__(self, model: Decoder, options: ExecutorOptions):
+        self.config, self.options = model.config, options
+        self.graph, state = nnx.split(model)
+        leaves, self.treedef = jax.tree.flatten(state)
+        mesh = options.mesh
+        self.whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        split = [None] * len(leaves) if mesh is None else parameter_shardings(model, self.config, mesh)
+        slots, vocab = options.num_slots, self.config.vocab_size
+        self.memory = StepMemory(
+            parameters=tuple(struct(x, sharding) for x, sharding in zip(leaves, split, strict=True)),
+            cache=cache_outline(self.config, options),
+            history=struct(jax.ShapeDtypeStruct((slots, options.max_model_len + 1), jnp.int32), self.whole),
+            constraints=self.same_everywhere(jax.eval_shape(lambda: allocate_constraints(slots, vocab))),
+        )
+
+    def step(self, bucket: Bucket) -> Program:
+        """The step for one bucket; cache and token table are donated."""
+        o = self.options
+        packed = jax.ShapeDtypeStruct((packed_size(bucket, o.pages_per_row),), jnp.int32)
+        return Program(
+            f"step of {bucket.tokens} tokens in {bucket.rows} rows",
+            make_step(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention)),
+            (*self.memory, self.same_everywhere(packed)),
+            donate=(1, 2),
+            results=None if o.mesh is None else ([x.sharding for x in self.memory.cache], self.whole, self.whole),
+            mesh=o.mesh,
+        )
+
+    def write_constraints(self) -> Program:
+        """The program that writes one slot's line of the constraints' tables."""
+        tables = self.memory.constraints
+        line = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in tables)
+        slot = jax.ShapeDtypeStruct((), jnp.int32)
+        arguments = (tables, *self.same_everywhere((slot, line)))
+        return Program("constraints", write_line, arguments, donate=(0,), results=self.whole, mesh=self.options.mesh)
+
+    def same_everywhere(self, tree: Any) -> Any:
+        return jax.tree.map(lambda x: struct(x, self.whole), tree)
+
+
+def struct(x: Array | jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def cache_outline(config: DecoderConfig, o: ExecutorOptions) -> list[jax.ShapeDtypeStruct]:
+    """An array of pages for each layer, or one with all layers' pages in a row where the layers are scanned."""
+    scanned = o.attention.layers == "scan"
+    arrays, pages = (1, config.num_layers * o.num_pages) if scanned else (config.num_layers, o.num_pages)
+    name = o.attention.implementation
+    with nullcontext() if o.mesh is None else jax.set_mesh(o.mesh):  # a layout may depend on the hardware
+        shape = pages_shape(name, pages, o.attention.page_size, config.num_kv_heads, config.head_dim)
+    sharding = None if o.mesh is None else NamedSharding(o.mesh, heads_spec(heads_axis(name)))
+    return [jax.ShapeDtypeStruct(shape, jnp.dtype(o.kv_dtype), sharding=sharding)] * arrays

@@ -1,0 +1,88 @@
+"""Steps compiled for described hardware: all that the chosen tests ask for, side by side, each once."""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pytest
+
+# Before the first test asks for libtpu, which would ask a metadata server, and would refuse to be loaded twice on a machine.
+os.environ.update(
+    TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="v5litepod-8", TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)  # fmt: skip
+
+from orca_jax.execution.buckets import Bucket
+from orca_jax.models.config import DecoderConfig
+from orca_jax.models.presets import preset_path, read_preset
+from orca_jax.models.scan import LayerForm
+from orca_jax.plan.compile import StepSpec, compile_step
+from orca_jax.plan.hardware import HARDWARE, GiB
+from orca_jax.plan.report import Refusal, StepReport
+from orca_jax.plan.topologies import missing_compiler
+
+PAGE = 32
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the matrix. `num_layers` None is the model's own depth; `cache` is bytes on each device.
+
+    `implementation` and the form of the layers are what an engine would choose there, unless they are named.
+    """
+
+    model: str
+    hardware: str
+    num_devices: int
+    num_layers: int | None = 2
+    layers: LayerForm | None = None
+    implementation: str | None = None
+    cache: int = 2 * GiB
+    bucket: Bucket | None = None
+
+    def __str__(self) -> str:
+        depth = "" if self.num_layers is None else f"{self.num_layers}-layers"
+        bucket = "" if self.bucket is None else f"{self.bucket.tokens}-tokens"
+        named = (self.model, depth, self.hardware, f"x{self.num_devices}", bucket, self.layers, self.implementation)
+        return "-".join(part for part in named if part)
+
+    def spec(self) -> StepSpec:
+        config = shape(self.model, self.num_layers)
+        page_bytes = 2 * PAGE * 2 * config.num_kv_heads * config.head_dim * config.num_layers  # bfloat16
+        side = 4 if HARDWARE[self.hardware].platform == "tpu" else 16  # small is sooner; XLA:GPU has no dot of 4 rows
+        pages = self.cache * self.num_devices // page_bytes
+        return StepSpec(
+            config, "bfloat16", self.bucket or Bucket(side, side), pages, PAGE, 2048, self.hardware, self.num_devices,
+            self.implementation, self.layers,
+        )  # fmt: skip
+
+
+def shape(model: str, num_layers: int | None) -> DecoderConfig:
+    path = preset_path(model)
+    assert path is not None
+    config = read_preset(path)[1].config
+    return config if num_layers is None else replace(config, num_layers=num_layers)
+
+
+@pytest.fixture(scope="session")
+def compiling(request: pytest.FixtureRequest):
+    """The cells of all chosen tests, compiling in two threads: XLA works outside of Python's lock."""
+    cells = {item.callspec.params["cell"] for item in request.session.items if "cell" in fixtures_with_values(item)}
+    with ThreadPoolExecutor(2) as pool:
+        yield {cell: pool.submit(compile_step, cell.spec()) for cell in sorted(cells, key=str) if installed(cell)}
+        pool.shutdown(cancel_futures=True)
+
+
+def fixtures_with_values(item: pytest.Item) -> dict:
+    return item.callspec.params if "callspec" in item.__dict__ else {}
+
+
+def installed(cell: Cell) -> bool:
+    return missing_compiler(HARDWARE[cell.hardware]) is None
+
+
+@pytest.fixture
+def result(cell: Cell, compiling: dict[Cell, Future]) -> StepReport | Refusal:
+    if not installed(cell):
+        pytest.skip(str(missing_compiler(HARDWARE[cell.hardware])))
+    return compiling[cell].result()
