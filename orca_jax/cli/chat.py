@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from orca_jax.cli.files import read_text
 from orca_jax.cli.flags import add_engine_flags, add_sampling_flags, engine_settings, sampling_settings
 from orca_jax.cli.generate import raise_failure
-from orca_jax.cli.summary import say_what_serves
 from orca_jax.cli.terminal import BOLD, DIM, on_terminal, say, styled, write
 from orca_jax.cli.timeline import add_timeline_flags, recorder_for, show_wanted
 from orca_jax.core.errors import RequestError
@@ -48,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
 
     template = None if args.chat_template is None else read_text(args.chat_template)
     with LLM(**engine_settings(args), observers=[recorder] if recorder else []) as llm:
-        say_what_serves(llm.info)
         _converse(llm, params, args.system, template)
         show_wanted(args, recorder, llm.info.max_num_seqs, sys.stdout)
     return 0

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from orca_jax.cli.flags import add_engine_flags, engine_settings
 from orca_jax.cli.generate import raise_failure
-from orca_jax.cli.summary import say_what_serves
 from orca_jax.cli.terminal import BOLD, DIM, say, styled, write
 from orca_jax.cli.timeline import save_picture, show_timeline
 from orca_jax.core.config import load_settings
@@ -60,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
 
     with LLM(**settings, observers=[recorder]) as llm:
         say(f"serving {len(arrivals)} prompts on {llm.info.devices[0]}, at most {llm.info.max_num_seqs} at a time")
-        say_what_serves(llm.info)
         serve(llm, arrivals, recorder, args.temperature)
         timeline = recorder.timeline(llm.info.max_num_seqs)
         show_timeline(timeline, sys.stdout)

@@ -2,15 +2,13 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
 from orca_jax.cli.terminal import UsageError
-from orca_jax.core.config import EngineConfig, allowed_types, flag, load_settings
+from orca_jax.core.config import SIZES, EngineConfig, allowed_types, flag, load_settings, memory_size
+from orca_jax.core.errors import ConfigError
 from orca_jax.core.sampling_params import SamplingParams
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 # name on the command line, name in SamplingParams, type, meaning
 _NUMBERS: tuple[tuple[str, str, type, str], ...] = (
@@ -64,16 +62,20 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         "--stop-token-ids",
         dest="sampling_stop_token_ids",
         type=number(int),
-        nargs="+",
+        action="append",
         metavar="ID",
-        help="end at these tokens",
+        help="end at this token (repeatable)",
     )
     group.add_argument(
-        "--bad-words", dest="sampling_bad_words", nargs="+", metavar="TEXT", help="texts that must not be generated"
+        "--bad-words",
+        dest="sampling_bad_words",
+        action="append",
+        metavar="TEXT",
+        help="a text that must not be generated (repeatable)",
     )
     group.add_argument(
-        "--allowed-token-ids", dest="sampling_allowed_token_ids", type=number(int), nargs="+", metavar="ID",
-        help="nothing but these tokens",
+        "--allowed-token-ids", dest="sampling_allowed_token_ids", type=number(int), action="append", metavar="ID",
+        help="nothing but these tokens (repeatable)",
     )  # fmt: skip
     group.add_argument(
         "--logit-bias", dest="sampling_logit_bias", type=_bias, action="append", metavar="ID=BIAS",
@@ -119,14 +121,6 @@ def number(kind: type) -> Callable[[str], Any]:
     return read
 
 
-def size(text: str) -> int:
-    """Bytes from `2147483648`, `500M` or `2GiB`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 2147483648, 500M or 2GiB")
-    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
-
-
 def _add_setting(group: Any, spec: "dataclasses.Field[Any]") -> None:
     meaning = spec.metadata["help"].replace("%", "%%")
     types = allowed_types(spec.type)
@@ -140,12 +134,19 @@ def _add_setting(group: Any, spec: "dataclasses.Field[Any]") -> None:
             help=f"{meaning} (default: {state})",
         )  # fmt: skip
         return
-    reader = size if spec.name == "kv_cache_memory_bytes" else number(kind) if kind in (int, float) else str
+    reader = _size if spec.name in SIZES else number(kind) if kind in (int, float) else str
     choices = spec.metadata["choices"]
     group.add_argument(
         flag(spec.name), type=_or_none(reader) if type(None) in types else reader, default=argparse.SUPPRESS, help=meaning,
         metavar="{" + ",".join(choices) + "}" if choices else spec.name.upper(),
     )  # fmt: skip
+
+
+def _size(text: str) -> int:
+    try:
+        return memory_size(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _or_none(reader: Callable[[str], Any]) -> Callable[[str], Any]:

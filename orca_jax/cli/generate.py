@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from orca_jax.cli.flags import add_engine_flags, add_sampling_flags, engine_settings, sampling_settings
 from orca_jax.cli.prompts import Entry, add_prompt_arguments, read_prompts
-from orca_jax.cli.summary import say_what_serves
 from orca_jax.cli.terminal import BOLD, DIM, UsageError, on_terminal, say, styled, width, write
 from orca_jax.cli.timeline import add_timeline_flags, recorder_for, show_wanted
 from orca_jax.core.errors import EngineError, RequestError
@@ -54,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from orca_jax.offline.llm import LLM  # here, so that --help and a wrong flag do not wait for it
 
     with LLM(**engine_settings(args), observers=[recorder] if recorder else []) as llm:
-        say_what_serves(llm.info)
         prompts = [entry.prompt for entry in entries]
         ids = llm.enqueue(prompts, params, default_max_tokens=llm.config.default_max_tokens)
         start = time.perf_counter()
@@ -76,6 +74,8 @@ def label(entry: Entry) -> str:
 
 
 def _params(args: argparse.Namespace, entry: Entry, streams: bool) -> SamplingParams:
+    if "output_kind" in entry.params:
+        raise UsageError(f"{entry.source}: output_kind is for programs; this command prints (leave it out, see --json)")
     settings = {"max_tokens": None, **sampling_settings(args), **entry.params}
     kind = RequestOutputKind.DELTA if streams and settings.get("n", 1) == 1 else RequestOutputKind.FINAL_ONLY
     try:

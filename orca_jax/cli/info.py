@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from orca_jax.cli.flags import add_engine_flags, engine_settings
-from orca_jax.cli.summary import in_bytes, kv_pool
 from orca_jax.core.config import EngineConfig
+from orca_jax.offline.summary import in_bytes, kv_pool
 
 if TYPE_CHECKING:
     from orca_jax.engine.build import EngineInfo

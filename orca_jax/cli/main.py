@@ -60,6 +60,7 @@ def report(error: Exception, debug: bool) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="orca-jax", description=ABOUT, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"orca-jax {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(

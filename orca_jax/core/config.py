@@ -1,6 +1,7 @@
 """Every setting of the engine, once: the constructor, the command line and the TOML files all read this one table."""
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,19 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_CACHE = "~/.cache/orca_jax"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 MAX_BLOCK_SIZE = 256
+
+
+SIZES = {"kv_cache_memory_bytes"}
+"""Settings in bytes, which may be written with a unit wherever they are text."""
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def memory_size(text: str) -> int:
+    """Bytes from `2147483648`, `500M` or `2GiB`. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size; write it like 2147483648, 500M or 2GiB")
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
 def _setting(default: object, about: str, least: int | None = None, most: int | None = None,
@@ -46,7 +60,9 @@ class EngineConfig:
     )
     max_num_batched_tokens: int | None = _setting(None, "most tokens in one iteration", 1, 2**20)
     enable_chunked_prefill: bool = _setting(
-        True, "split a long prompt over iterations; off is the paper's own mode, whole prompts only"
+        True,
+        "split a long prompt over iterations; off is the paper's own mode: whole prompts only, as many as "
+        "max_num_batched_tokens holds",
     )
     lookahead: int = _setting(
         1, "1 launches an iteration before the host has read the one before; 0 is the plain loop", 0, 1
@@ -101,7 +117,8 @@ class EngineConfig:
         kept = without_neutral(settings, SETTINGS_OF_OTHERS)
         refusals = reasons(kept, SETTINGS_OF_OTHERS)
         check_names("this engine", kept, known, refusals, lambda message, _: ConfigError(message))
-        return cls(**_with_lookahead(kept))  # type: ignore[arg-type]  # __post_init__ checks every type
+        sizes = {name: memory_size(value) for name in SIZES if isinstance(value := kept.get(name), str)}
+        return cls(**_with_lookahead({**kept, **sizes}))  # type: ignore[arg-type]  # __post_init__ checks every type
 
     def cache_path(self, told: str | None) -> Path | None:
         """The folder for compiled programs, None where nothing is to be kept. `told` is what JAX would use by itself."""

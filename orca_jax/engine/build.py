@@ -21,7 +21,7 @@ from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_byt
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
-from orca_jax.models.source import DEMO, find_tokenizer
+from orca_jax.models.source import find_tokenizer
 from orca_jax.models.weights import CheckpointWeights
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
@@ -117,9 +117,7 @@ def build_engine(
 
 def outline(config: EngineConfig) -> tuple[LoadedModel, CheckpointWeights | None]:
     """The model without memory, and the weights that it would be filled with."""
-    return outline_model(
-        config.model or DEMO, dtype=config.dtype, load_format=config.load_format, revision=config.revision
-    )
+    return outline_model(config.model, dtype=config.dtype, load_format=config.load_format, revision=config.revision)
 
 
 def plan_engine(config: EngineConfig) -> EngineInfo:
@@ -130,8 +128,8 @@ def plan_engine(config: EngineConfig) -> EngineInfo:
 def load_tokenizer(config: EngineConfig, loaded: LoadedModel) -> Tokenizer:
     """The tokenizer asked for, else the checkpoint's own. Raises ConfigError where there is none to load."""
     folder = loaded.info.folder
-    if config.tokenizer is not None:
-        folder = find_tokenizer(config.tokenizer)
+    if config.tokenizer is not None and config.tokenizer != config.model:
+        folder = find_tokenizer(config.tokenizer, config.revision)
     if folder is None:
         raise ConfigError(
             f"model {loaded.info.name!r} is a shape without files, so it has no tokenizer "
@@ -144,8 +142,10 @@ def load_tokenizer(config: EngineConfig, loaded: LoadedModel) -> Tokenizer:
 
 def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, tokenizer: Tokenizer | None) -> Door:
     eos_ids = loaded.info.eos_token_ids
-    if not eos_ids and tokenizer is not None and tokenizer.eos_id is not None:
-        eos_ids = (tokenizer.eos_id,)
+    if (
+        tokenizer is not None and tokenizer.eos_id is not None
+    ):  # a tuned model's chats may end otherwise than its base's
+        eos_ids = tuple(dict.fromkeys((*eos_ids, tokenizer.eos_id)))
     return Door(
         tokenizer=tokenizer, vocab_size=loaded.config.vocab_size, max_model_len=info.max_model_len, eos_ids=eos_ids,
         seed=config.seed, max_total_tokens=info.pool.num_pages * info.page_size, page_size=info.page_size,

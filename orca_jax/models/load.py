@@ -53,7 +53,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 def load_model(
-    model: str | Path,
+    model: str | Path | None,
     *,
     dtype: str = "auto",
     load_format: str = "auto",
@@ -68,7 +68,7 @@ def load_model(
 
 
 def outline_model(
-    model: str | Path,
+    model: str | Path | None,
     *,
     dtype: str = "auto",
     load_format: str = "auto",

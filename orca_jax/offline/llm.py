@@ -18,6 +18,7 @@ from orca_jax.offline.pending import Pending
 from orca_jax.offline.progress import GenerationBar, StartBars, TokenCounter
 from orca_jax.offline.prompts import Conversation, as_conversations, as_prompts, params_for_each
 from orca_jax.offline.reception import Reception, blaming
+from orca_jax.offline.summary import what_serves
 from orca_jax.offline.unsupported import METHODS, refuse_arguments
 from orca_jax.text.chat import render
 
@@ -174,7 +175,10 @@ class LLM:
         return self._built.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What `generate` uses where no parameters are given."""
+        """What `generate` uses where no parameters are given: the defaults of SamplingParams.
+
+        What a checkpoint's generation_config.json recommends is checked, but not applied.
+        """
         return SamplingParams()
 
     @property
@@ -264,9 +268,12 @@ def _template(
 def _build(config: EngineConfig, observers: tuple[Observer, ...], shown: bool) -> "BuiltEngine":
     from orca_jax.engine.build import build_engine
 
-    bars = StartBars() if shown else None
+    if not shown:
+        return build_engine(config, observers=observers)
+    bars = StartBars()
     try:
-        return build_engine(config, observers=observers, progress=bars)
+        built = build_engine(config, observers=observers, progress=bars)
     finally:
-        if bars is not None:
-            bars.close()
+        bars.close()
+    bars.tell(what_serves(built.info))
+    return built

@@ -1,5 +1,6 @@
 """What a person sees while the library works: bars for loading, warm-up and generating, on a terminal only."""
 
+import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -61,6 +62,11 @@ class StartBars:
         self._bar.total = total
         self._bar.set_postfix_str(what[-40:], refresh=False)
         self._bar.update(done - self._bar.n)
+
+    def tell(self, line: str) -> None:
+        """One line where the bars have been: on a terminal only, like them."""
+        if sys.stderr.isatty():
+            sys.stderr.write(line + "\n")
 
     def close(self) -> None:
         if self._bar is not None:

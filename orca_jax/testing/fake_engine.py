@@ -18,15 +18,6 @@ PAGE_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class FakePool:
-    """The part of `PoolSize` that doors read."""
-
-    num_pages: int
-    bytes: int = 0
-    reason: str = "no memory at all"
-
-
-@dataclass(frozen=True, slots=True)
 class FakeInfo:
     """The part of `EngineInfo` that doors read."""
 
@@ -34,10 +25,6 @@ class FakeInfo:
     devices: tuple[str, ...]
     max_model_len: int
     max_num_seqs: int
-    pool: FakePool
-    page_size: int = PAGE_SIZE
-    dtype: str = "integers"
-    attention: str = "fake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +54,7 @@ def build_fake_engine(
     model = FakeModel(tokenizer.vocab_size, tokenizer.eos_id or 0, eos_every)
     length, seqs = config.max_model_len or 64, config.max_num_seqs or 4
     pages = seqs * -(-length // PAGE_SIZE)
-    info = FakeInfo("fake", ("fake:0",), length, seqs, FakePool(pages))
+    info = FakeInfo("fake", ("fake:0",), length, seqs)
     slots = info.max_num_seqs * (1 + config.lookahead)
     scheduler = Scheduler(
         KVManager(pages, PAGE_SIZE, slots), info.max_num_seqs, max_batch_tokens=config.max_num_batched_tokens or 16,

@@ -36,6 +36,11 @@ def logits(model: Decoder, tokens: Sequence[int]) -> Float[np.ndarray, "T V"]:
     return np.asarray(compiled(model)(jnp.asarray(tokens, jnp.int32)))
 
 
+def spread(logits: Float[np.ndarray, "..."]) -> float:
+    """What differences between logits are measured by, everywhere: their standard deviation."""
+    return float(np.std(logits))
+
+
 def greedy(model: Decoder, prompt: Sequence[int], n: int) -> list[int]:
     """The `n` tokens that always taking the largest logit adds to the prompt. No token ends it."""
     forward = compiled(model)

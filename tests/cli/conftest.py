@@ -36,7 +36,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def claim() -> None:
         monkeypatch.setattr("orca_jax.cli.terminal.on_terminal", lambda stream: True)
-        for module in ("generate", "chat", "prompts", "summary"):
+        for module in ("generate", "chat", "prompts"):
             monkeypatch.setattr(f"orca_jax.cli.{module}.on_terminal", lambda stream: True)
 
     return claim

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orca_jax.cli.main import COMMANDS, main
-from orca_jax.cli.summary import in_bytes
 from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import CheckpointError, EngineError
+from orca_jax.offline.summary import in_bytes
 from orca_jax.testing.fake_engine import FakeBuilt
 
 ROOT = Path(__file__).parents[2]

@@ -145,6 +145,13 @@ def test_none_in_a_file_is_none(tmp_path):
     assert load_config(path).cache_path("/told") is None
 
 
+def test_sizes_may_be_written_with_a_unit():
+    assert EngineConfig.from_settings({"kv_cache_memory_bytes": "64MiB"}).kv_cache_memory_bytes == 2**26
+    assert EngineConfig.from_settings({"kv_cache_memory_bytes": "1.5k"}).kv_cache_memory_bytes == 1500
+    with pytest.raises(ConfigError, match="'2 bananas' is not a size"):
+        EngineConfig.from_settings({"kv_cache_memory_bytes": "2 bananas"})
+
+
 def test_compiled_programs_are_kept_where_asked_else_where_jax_was_told_else_at_home():
     assert EngineConfig(compilation_cache_dir="/asked").cache_path("/told") == Path("/asked")
     assert EngineConfig().cache_path("/told") == Path("/told")

@@ -29,6 +29,7 @@ samplings = st.one_of(
     ),
     st.just({"logit_bias": {7: 3.0, 9: -50.0}, "min_tokens": 3}),
     st.just({"allowed_token_ids": [3, 5, 8, 13, 21, 34, 55, 89]}),
+    st.just({"allowed_token_ids": [3, 5, 8], "bad_words": ((3,), (5, 5), (8, 5, 8))}),  # few tokens: words do come up
 )
 
 
@@ -72,7 +73,7 @@ class Judge:
                 self.tokens += 1
                 if int(wanted.argmax()) != token:
                     margin = wanted.max() - wanted[token]
-                    spread = np.ptp(logits[end - 1])
+                    spread = oracle.spread(logits[end - 1])
                     assert margin < EXCUSE * spread, f"request {request.request_id} token {i}: {token}, off by {margin}"
                     self.excuses += 1
             self.judge_end(request, output)

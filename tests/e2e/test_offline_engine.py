@@ -10,8 +10,10 @@ import pytest
 
 from orca_jax import LLM, SamplingParams
 from orca_jax.cli.main import main
-from orca_jax.core.config import EngineConfig
+from orca_jax.core.config import EngineConfig, load_settings
 from orca_jax.core.errors import CheckpointError, ConfigError
+from orca_jax.core.events import IterationLaunched
+from orca_jax.core.resources import configs_dir
 from orca_jax.engine import build
 from orca_jax.testing.tiny_tokenizer import write_tokenizer
 
@@ -63,6 +65,23 @@ def test_in_deterministic_mode_an_llm_answers_bitwise_alike_alone_and_in_company
     for a, b in zip(together, alone, strict=True):
         assert a.outputs[0].token_ids == b.outputs[0].token_ids
         assert a.outputs[0].logprobs == b.outputs[0].logprobs  # floats, compared with ==
+
+
+@pytest.mark.parametrize(("budget", "together"), [(4 * 64, 3), (64, 1)])
+def test_the_faithful_mode_runs_all_selected_prompts_at_once_where_its_largest_shape_holds_them(
+    model_folder, budget, together
+):
+    """Algorithm 1 knows no budget; the engine's largest compiled shape is one, and configs/engines/faithful.toml says so."""
+    launched = []
+    settings = {
+        **load_settings(configs_dir() / "engines" / "faithful.toml"),
+        **SETTINGS,
+        "max_num_batched_tokens": budget,
+    }
+    with LLM(model_folder, **settings, observers=[launched.append]) as llm:
+        llm.generate([list(range(1, 41))] * 3, SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)
+    first = next(event for event in launched if isinstance(event, IterationLaunched))
+    assert [row.count for row in first.rows] == [40] * together
 
 
 def test_info_plans_without_building(model_folder, capsys):

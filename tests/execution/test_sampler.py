@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_jax.core.plan import Row, Sampling, Seat, StepPlan
+from orca_jax.execution import penalties
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line, write_line
 from orca_jax.execution.packing import Packer, unpack
@@ -168,6 +169,37 @@ def test_log_probabilities_are_those_of_the_raw_logits():
         best = np.argsort(-expected[i], kind="stable")[:20]
         assert got.top_tokens[i].tolist() == best.tolist()
         assert got.top_logprobs[i] == pytest.approx(expected[i, best], abs=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=LENGTH), min_size=1, max_size=R), st.data())
+@settings(max_examples=15)
+def test_tokens_are_counted_block_by_block_wherever_asked(histories, data):
+    asks = [data.draw(st.booleans()) for _ in histories]
+    prompts = [data.draw(st.integers(0, len(h))) for h in histories]
+    seats = [
+        Seat(i, np.zeros(1, np.int32), Sampling(presence_penalty=float(asks[i]), prompt_len=prompts[i]))
+        for i in range(len(histories))
+    ]
+    rows = [Row(s, len(h) - 1, 1, (h[-1],), True) for s, h in zip(seats, histories, strict=True)]
+    packer, plan = Packer(SLOTS, 1), StepPlan(tuple(rows))
+    packer.new_seats(plan)
+    table = unpack(jnp.asarray(packer.pack(plan, Bucket(R, R))[0]), Bucket(R, R), 1)
+    tokens = np.full((SLOTS, LENGTH), 7, np.int32)  # behind the end: never counted
+    for i, h in enumerate(histories):
+        tokens[i, : len(h)] = h
+    present, generated = map(np.asarray, count_in_blocks(table, jnp.asarray(tokens)))
+    for i, h in enumerate(histories):
+        whole, output = (np.bincount(part, minlength=V) * asks[i] for part in (h, h[prompts[i] :] or [0]))
+        assert (present[i] == whole).all()
+        assert (generated[i] == output).all() or (prompts[i] == len(h) and not generated[i].any())
+    assert not present[len(histories) :].any()
+
+
+def count_in_blocks(table, tokens):
+    """Blocks of 5 positions: several of them, the last one cut short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(penalties, "BLOCK", 5)
+        return penalties.count_tokens(table, tokens, V)
 
 
 def test_penalties_match_counting_by_hand():

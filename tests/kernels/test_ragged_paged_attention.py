@@ -186,6 +186,17 @@ def test_donated_cache_is_not_copied(uniform, dtype):
     assert memory.temp_size_in_bytes < size / 2
 
 
+@pytest.mark.parametrize("uniform", [False, True])
+def test_work_follows_the_real_lengths_and_not_the_width_of_the_page_table(uniform):
+    case = Case(rows=((1, 63), (1, 3), (9, 20), (13, 0)), page_size=4)
+    kv_lens, table, cu, num_rows = arrays(case).table
+    wide = np.concatenate([table] * 8, axis=1)
+    kind = dict(num_tokens=24, page_size=4, heads=Heads(4, 2, 8), uniform=uniform, tuning=SMALL)
+    narrow, broad = (prepare(kv_lens, pages, cu, num_rows, **kind) for pages in (table, wide))
+    for name in ("single_blocks", "num_tiles", "kv_lens", "tile_position"):
+        np.testing.assert_array_equal(getattr(narrow, name), getattr(broad, name))
+
+
 def test_resolve_says_what_runs_and_refuses_the_rest():
     assert resolve() == resolve("xla") == "xla"
     with pytest.raises(NotImplementedError, match="'mosaic_gpu' is not built yet"):

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orca_jax.core.errors import CheckpointError
+from orca_jax.core.errors import CheckpointError, ConfigError
+from orca_jax.core.resources import demo_model_dir
 from orca_jax.models.hub import fetch, redact
 from orca_jax.models.source import find_model, find_tokenizer
 
@@ -61,6 +62,29 @@ def test_weights_are_fetched_only_where_they_are_read(
     assert find_tokenizer("org/name") == tmp_path / COMMIT
     fetched = [any("safetensors" in str(pattern) for pattern in call["allow_patterns"]) for call in asked]  # type: ignore[attr-defined]
     assert fetched == [True, False, False]
+
+
+def test_a_tokenizer_of_another_repository_cannot_be_pinned(download: Callable[[object], list[dict[str, object]]]):
+    asked = download("unused")
+    with pytest.raises(ConfigError, match="revision = 'v2' pins the model, but not tokenizer = 'org/other'"):
+        find_tokenizer("org/other", "v2")
+    assert asked == []
+
+
+@pytest.mark.parametrize("how", [{"model": None}, {"model": "demo"}, {"model": "gpt-13b", "load_format": "dummy"}])
+def test_a_revision_of_what_is_not_fetched_is_refused(how: dict[str, str]):
+    with pytest.raises(ConfigError, match=r"revision = 'v2' means nothing for .*, which is not fetched"):
+        find_model(revision="v2", **how)
+
+
+def test_names_of_ours_mean_ours_wherever_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("demo", "gpt-13b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    ours = find_model(None)
+    assert ours == find_model("demo") and ours.path == find_tokenizer("demo") == demo_model_dir()
+    assert find_model("gpt-13b", load_format="dummy").is_preset
+    assert find_model("./demo").path == Path("demo") == find_tokenizer("./demo")
 
 
 def test_a_tokenizer_that_is_nowhere_is_refused_as_one(tmp_path: Path):

@@ -1,19 +1,15 @@
-"""What an engine has chosen, in a few words: memory in units that a person reads, and the line that is said at start."""
+"""What an engine has chosen, in a few words: memory in units that a person reads, and one line that says it all."""
 
-import sys
 from typing import TYPE_CHECKING
-
-from orca_jax.cli.terminal import DIM, on_terminal, say, styled
 
 if TYPE_CHECKING:
     from orca_jax.engine.build import EngineInfo
 
 
-def say_what_serves(engine: "EngineInfo") -> None:
-    """Tell the person at the terminal what was chosen; a pipe is told nothing."""
-    if on_terminal(sys.stderr):
-        what = f"{engine.model} in {engine.dtype} on {', '.join(engine.devices)}"
-        say(styled(f"{what}; attention {engine.attention}; K/V pool {kv_pool(engine)}", DIM, sys.stderr))
+def what_serves(engine: "EngineInfo") -> str:
+    """Model, type, devices, attention and the K/V pool in one line."""
+    what = f"{engine.model} in {engine.dtype} on {', '.join(engine.devices)}"
+    return f"{what}; attention {engine.attention}; K/V pool {kv_pool(engine)}"
 
 
 def kv_pool(engine: "EngineInfo") -> str:
