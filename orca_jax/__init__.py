@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 from orca_jax.version import __version__
 
 if TYPE_CHECKING:
-    from orca_jax.core.errors import CheckpointError, ConfigError, EngineError, OrcaError, RequestError
+    from orca_jax.core.errors import (
+        CheckpointError,
+        ConfigError,
+        ContextLengthError,
+        EngineError,
+        OrcaError,
+        RequestError,
+    )
     from orca_jax.core.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
-    from orca_jax.core.sampling_params import SamplingParams
+    from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
     from orca_jax.offline.llm import LLM
 
 __all__ = [
     "LLM",
     "SamplingParams",
+    "RequestOutputKind",
     "RequestOutput",
     "CompletionOutput",
     "Logprob",
@@ -25,6 +33,7 @@ __all__ = [
     "OrcaError",
     "ConfigError",
     "RequestError",
+    "ContextLengthError",
     "CheckpointError",
     "EngineError",
     "__version__",
@@ -33,6 +42,7 @@ __all__ = [
 _HOMES = {
     "LLM": "orca_jax.offline.llm",
     "SamplingParams": "orca_jax.core.sampling_params",
+    "RequestOutputKind": "orca_jax.core.sampling_params",
     "RequestOutput": "orca_jax.core.outputs",
     "CompletionOutput": "orca_jax.core.outputs",
     "Logprob": "orca_jax.core.outputs",
@@ -40,6 +50,7 @@ _HOMES = {
     "OrcaError": "orca_jax.core.errors",
     "ConfigError": "orca_jax.core.errors",
     "RequestError": "orca_jax.core.errors",
+    "ContextLengthError": "orca_jax.core.errors",
     "CheckpointError": "orca_jax.core.errors",
     "EngineError": "orca_jax.core.errors",
 }

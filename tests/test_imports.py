@@ -24,6 +24,7 @@ NOT_CORE = {
 SURFACE = {
     "LLM",
     "SamplingParams",
+    "RequestOutputKind",
     "RequestOutput",
     "CompletionOutput",
     "Logprob",
@@ -31,6 +32,7 @@ SURFACE = {
     "OrcaError",
     "ConfigError",
     "RequestError",
+    "ContextLengthError",
     "CheckpointError",
     "EngineError",
     "__version__",

@@ -63,6 +63,8 @@ def _converse(llm: "LLM", params: SamplingParams, system: str | None, template: 
             return
         if said == "/reset":
             messages = list(opening)
+        elif said == "/help":
+            say(COMMANDS)
         elif said.startswith("/"):
             say(f"{said.split()[0]} is no command: {COMMANDS}")
         elif said:

@@ -1,4 +1,4 @@
-"""`orca-jax demo`: a dozen prompts that arrive over time, served by one engine, and the timeline of how."""
+"""`orca-jax demo`: fourteen prompts that arrive over time, served by one engine, and the timeline of how."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orca_jax.observe.timeline import TimelineRecorder
     from orca_jax.offline.llm import LLM
 
-HELP = "serve a dozen code prompts that arrive over time, and draw the iteration timeline"
+HELP = "serve fourteen code prompts that arrive over time, and draw the iteration timeline"
 USAGE = "[options]"
 DESCRIPTION = """Serve code prompts of mixed lengths that arrive over time, each answer printed when it is complete.
 

@@ -9,6 +9,7 @@ from orca_jax.cli.terminal import UsageError
 from orca_jax.core.config import SIZES, EngineConfig, allowed_types, flag, load_settings, memory_size
 from orca_jax.core.errors import ConfigError
 from orca_jax.core.sampling_params import SamplingParams
+from orca_jax.core.unsupported import SETTINGS_OF_OTHERS
 
 # name on the command line, name in SamplingParams, type, meaning
 _NUMBERS: tuple[tuple[str, str, type, str], ...] = (
@@ -164,4 +165,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are exceptions, so that there is one place that reports them."""
 
     def error(self, message: str) -> Any:
+        unknown, _, rest = message.partition("unrecognized arguments: ")
+        name = rest.split("=")[0].split(" ")[0].removeprefix("--").replace("-", "_")
+        if not unknown and name in SETTINGS_OF_OTHERS:
+            raise UsageError(f"{flag(name)} is not supported by this engine (leave it out)")
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -49,7 +49,7 @@ def report(error: Exception, debug: bool) -> int:
     """Write the error as one line, after its traceback where `debug` asks for it; returns the exit status."""
     if debug:
         traceback.print_exception(error)
-    known = isinstance(error, OrcaError)
+    known = isinstance(error, OrcaError | OSError)
     text = " ".join(str(error).split()) or type(error).__name__
     if not known:
         text = f"unexpected {type(error).__name__}: {text}" + ("" if debug else " (--debug shows where)")

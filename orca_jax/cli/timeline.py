@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, TextIO
 
-from orca_jax.cli.terminal import colours, say, speaks_unicode, width
+from orca_jax.cli.terminal import UsageError, colours, say, speaks_unicode, width
 
 if TYPE_CHECKING:  # it needs numpy, which --help should not wait for
     from orca_jax.observe.timeline import Timeline, TimelineRecorder
@@ -19,6 +19,8 @@ def add_timeline_flags(parser: argparse.ArgumentParser) -> None:
 def recorder_for(args: argparse.Namespace) -> "TimelineRecorder | None":
     """A recorder if a timeline is wanted. Fails now, not after the run, where the picture could not be drawn."""
     if args.timeline_png:
+        if not args.timeline_png.lower().endswith(".png"):
+            raise UsageError(f"--timeline-png {args.timeline_png} is no name of a PNG (end it in .png)")
         from orca_jax.observe import picture  # noqa: F401  # raises with the way out where Pillow is missing
     if not (args.timeline or args.timeline_png):
         return None

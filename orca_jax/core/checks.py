@@ -75,7 +75,7 @@ def listed(name: str, value: object, most: int) -> tuple[object, ...]:
     items: list[object] = []
     for item in value:
         if len(items) == most:
-            raise RequestError(f"{name} must have at most {most} entries.", name)
+            raise RequestError(f"{name} must have at most {most} entries, got more.", name)
         items.append(item)
     return tuple(items)
 
@@ -95,6 +95,8 @@ def text(name: str, value: object) -> str:
 
 def strings(name: str, value: object, most: int, longest: int) -> tuple[str, ...]:
     """Distinct non-empty strings, at most `most` of at most `longest` characters each; one alone may be given bare."""
+    if not isinstance(value, str | Iterable):
+        raise RequestError(f"{name} must be a string or a list of them, got {shown(value)}.", name)
     items = listed(name, [value] if isinstance(value, str) else value, most)
     for item in items:
         if not isinstance(item, str):
@@ -109,7 +111,15 @@ def strings(name: str, value: object, most: int, longest: int) -> tuple[str, ...
 
 def token_ids(name: str, value: object, most: int) -> tuple[int, ...]:
     """Distinct token ids in the order given; whether they are in the vocabulary is for the door to say."""
-    return tuple(dict.fromkeys(bounded(name, item, 0) for item in listed(name, value, most)))
+    return tuple(dict.fromkeys(entry(name, "entry", item) for item in listed(name, value, most)))
+
+
+def entry(name: str, what: str, value: object) -> int:
+    """A token id that is an "entry" or a "key" of the parameter `name`."""
+    try:
+        return bounded(f"each {what} of {name}", value, 0)
+    except RequestError as error:
+        raise RequestError(str(error), name) from error
 
 
 def in_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:

@@ -35,7 +35,10 @@ def check_names(
 
 
 def refuses_unknown_names(unsupported: Mapping[str, str], error: MakeError = RequestError) -> Callable[[C], C]:
-    """Class decorator for dataclasses: keyword arguments of `__init__` go through `check_names` first."""
+    """Class decorator for dataclasses: keyword arguments of `__init__` go through `check_names` first.
+
+    None for a name of `unsupported` asks for nothing, and is what callers that pass on their own defaults send.
+    """
 
     def wrap(cls: C) -> C:
         init = cls.__init__  # type: ignore[misc]
@@ -43,8 +46,9 @@ def refuses_unknown_names(unsupported: Mapping[str, str], error: MakeError = Req
 
         @functools.wraps(init)
         def checked_init(self: object, *args: object, **kwargs: object) -> None:
-            check_names(cls.__name__, kwargs, known, unsupported, error)
-            init(self, *args, **kwargs)
+            asked = {name: value for name, value in kwargs.items() if value is not None or name not in unsupported}
+            check_names(cls.__name__, asked, known, unsupported, error)
+            init(self, *args, **asked)
 
         cls.__init__ = checked_init  # type: ignore[misc]
         return cls

@@ -220,6 +220,6 @@ def _clamped(bias: object) -> dict[int, float]:
     for key, value in bias.items():
         if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10:
             key = int(key)
-        token = checks.bounded("logit_bias", key, 0)
+        token = checks.entry("logit_bias", "key", key)
         result[token] = min(100.0, max(-100.0, checks.finite("logit_bias", value)))
     return result

@@ -121,8 +121,14 @@ def outline(config: EngineConfig) -> tuple[LoadedModel, CheckpointWeights | None
 
 
 def plan_engine(config: EngineConfig) -> EngineInfo:
-    """What `build_engine` would choose, from headers alone: nothing is loaded, allocated or compiled."""
-    return choose(config, outline(config)[0])
+    """What `build_engine` would choose, from headers alone: no weights are loaded, nothing is allocated or compiled.
+
+    The tokenizer is read, where there is one to read.
+    """
+    planned = outline(config)[0]
+    if not config.skip_tokenizer_init and (config.tokenizer or planned.info.folder) is not None:
+        load_tokenizer(config, planned)
+    return choose(config, planned)
 
 
 def load_tokenizer(config: EngineConfig, loaded: LoadedModel) -> Tokenizer:
@@ -157,7 +163,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     """Everything that the configuration leaves open, decided for this machine and a model that is not in memory yet."""
     device = jax.devices()[0]
     defaults = DEFAULTS.get(device.platform, DEFAULTS["gpu"])
-    max_num_seqs = config.max_num_seqs or defaults.max_num_seqs
+    max_num_seqs = config.max_num_seqs or min(defaults.max_num_seqs, config.max_num_batched_tokens or 2**20)
     max_model_len = max_model_length(config, loaded)
     page_size = config.block_size or defaults.page_size
     buckets, budget = shapes(config, defaults, max_num_seqs, max_model_len)

@@ -66,6 +66,7 @@ def describe(fields: Fields, generation: Fields, name: str, folder: Path | None)
         raise fields.error("quantization_config", f"quantised weights are not supported (quant_method {method!r})")
     config = family.config(fields)
     vocab = config.vocab_size
+    own_ends = _tokens(fields, "eos_token_id", vocab)  # checked even where generation_config.json has others
     return family, CheckpointInfo(
         name=name,
         architecture=family.architecture,
@@ -74,7 +75,7 @@ def describe(fields: Fields, generation: Fields, name: str, folder: Path | None)
         dtype=_dtype(fields),
         bos_token_id=_token(fields, "bos_token_id", vocab),
         pad_token_id=_token(fields, "pad_token_id", vocab, least=-1),
-        eos_token_ids=_tokens(generation, "eos_token_id", vocab) or _tokens(fields, "eos_token_id", vocab),
+        eos_token_ids=_tokens(generation, "eos_token_id", vocab) or own_ends,
         generation=_generation(generation),
         fingerprint=hashlib.sha256(json.dumps(fields.values, sort_keys=True).encode()).hexdigest(),
     )

@@ -149,6 +149,6 @@ def _refuse_rest(folder: Folder, family: Family, config: DecoderConfig, left: di
     if rest:
         more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
         raise CheckpointError(
-            f"{left[rest[0]].file}: tensor {rest[0]!r}{more} has no place in this model "
+            f"{left[rest[0]].file}: tensor {rest[0]!r}{more} {'have' if more else 'has'} no place in this model "
             f"(config.json describes {config.num_layers} layers of family {config.family})"
         )

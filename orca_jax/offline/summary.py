@@ -13,8 +13,9 @@ def what_serves(engine: "EngineInfo") -> str:
 
 
 def kv_pool(engine: "EngineInfo") -> str:
-    pool = engine.pool
-    return f"{pool.num_pages} pages of {engine.page_size} tokens, {in_bytes(pool.bytes)} ({pool.reason})"
+    pool, size = engine.pool, engine.page_size
+    pages = f"{pool.num_pages} pages of {size} token{'s' if size > 1 else ''}"
+    return f"{pages}, {in_bytes(pool.bytes)} ({pool.reason})"
 
 
 def in_bytes(count: int) -> str:

@@ -163,3 +163,13 @@ def test_every_setting_is_a_flag(capsys):
     out = capsys.readouterr().out
     for name in EngineConfig.__dataclass_fields__:
         assert "--" + name.replace("_", "-") in out
+
+
+def test_a_flag_of_vllm_s_is_refused_by_its_name(capsys):
+    assert main(["generate", "abc", "--tensor-parallel-size", "2"]) == 2
+    assert "--tensor-parallel-size is not supported by this engine" in capsys.readouterr().err
+
+
+def test_a_picture_is_a_png(builds, capsys):
+    assert main(["generate", "abc", "--timeline-png", "x.jpg"]) == 2
+    assert "x.jpg is no name of a PNG" in capsys.readouterr().err

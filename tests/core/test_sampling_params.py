@@ -55,8 +55,8 @@ def test_defaults_are_those_of_vllm():
         ({"stop": ""}, "stop cannot contain an empty string."),
         ({"stop": [""]}, "stop cannot contain an empty string."),
         ({"stop": [1]}, "stop must hold strings, got 1."),
-        ({"stop": 5}, "stop must be a list, got 5."),
-        ({"stop": ["a"] * 10_000}, "stop must have at most 64 entries."),
+        ({"stop": 5}, "stop must be a string or a list of them, got 5."),
+        ({"stop": ["a"] * 10_000}, "stop must have at most 64 entries, got more."),
         ({"stop": "x" * 10**6}, "stop holds a string of 1000000 characters"),
         ({"stop": "\ud800"}, "unpaired surrogate"),
         ({"stop": "a", "detokenize": False}, "stop strings are only supported when detokenize is True."),
@@ -76,15 +76,15 @@ def test_defaults_are_those_of_vllm():
         ({"logprobs": True}, "logprobs must be an integer"),
         ({"ignore_eos": 1}, "ignore_eos must be True or False, got 1."),
         ({"output_kind": 0}, "output_kind must be one of RequestOutputKind.CUMULATIVE"),
-        ({"logit_bias": {"abc": 1.0}}, "logit_bias must be an integer, got 'abc'."),
-        ({"logit_bias": {"-1": 1.0}}, "logit_bias must be an integer, got '-1'."),
+        ({"logit_bias": {"abc": 1.0}}, "each key of logit_bias must be an integer, got 'abc'."),
+        ({"logit_bias": {"-1": 1.0}}, "each key of logit_bias must be an integer, got '-1'."),
         ({"logit_bias": {-1: 1.0}}, "logit_bias must be non-negative"),
         ({"logit_bias": {1: math.nan}}, "logit_bias must be a finite number"),
         ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias must have at most 1024 entries, got 1025."),
         ({"logit_bias": [1]}, "logit_bias must map token ids to numbers"),
         ({"allowed_token_ids": []}, "allowed_token_ids is not None and empty!"),
         ({"bad_words": [""]}, "bad_words cannot contain an empty string."),
-        ({"bad_words": ["a"] * 129}, "bad_words must have at most 128 entries."),
+        ({"bad_words": ["a"] * 129}, "bad_words must have at most 128 entries, got more."),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(given_value, text):
@@ -97,8 +97,9 @@ def test_bad_values_are_refused_by_name(given_value, text):
 @pytest.mark.parametrize("name", sorted(UNSUPPORTED))
 def test_what_is_not_supported_is_refused_by_name(name):
     with pytest.raises(RequestError, match=f"^{name} is not supported by SamplingParams") as caught:
-        SamplingParams(**{name: None})
+        SamplingParams(**{name: 1})
     assert caught.value.parameter == name
+    assert SamplingParams(**{name: None}) == SamplingParams()  # which asks for nothing
 
 
 def test_a_typo_is_answered_with_the_nearest_name():

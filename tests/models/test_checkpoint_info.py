@@ -24,6 +24,13 @@ def test_ids_and_sampling_defaults_come_from_the_generation_config_first(edit_co
     assert info.max_context == 128 and info.folder == folder
 
 
+def test_the_config_s_own_end_is_checked_even_where_it_is_not_used(edit_config: Edit):
+    folder = edit_config(eos_token_id=99999)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
+    with pytest.raises(CheckpointError, match=r"config\.json: eos_token_id = 99999"):
+        read_checkpoint(folder)
+
+
 def test_no_end_of_sequence_is_possible(edit_config: Edit):
     assert read_checkpoint(edit_config(eos_token_id=None))[1].eos_token_ids == ()
 

@@ -133,7 +133,7 @@ def test_damaged_weights_are_refused_before_any_is_read(what: str, edit_weights:
 def test_a_config_with_another_number_of_layers_is_refused(edit_config: EditConfig):
     with pytest.raises(CheckpointError, match=r"tensor 'model.layers.2.input_layernorm.weight' is missing"):
         load_model(edit_config(num_hidden_layers=3))
-    with pytest.raises(CheckpointError, match=r"'model.layers.1.* and \d+ more has no place in this model"):
+    with pytest.raises(CheckpointError, match=r"'model.layers.1.* and \d+ more have no place in this model"):
         load_model(edit_config(num_hidden_layers=1))
 
 
