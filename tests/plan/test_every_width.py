@@ -96,16 +96,15 @@ def test_two_all_reduces_in_a_layer_and_one_for_the_embedding(cell: Cell, result
 
 @each_cell
 def test_logits_stay_where_they_are(cell: Cell, result: StepReport):
-    """The sampler reduces over the split vocabulary: no device gathers more logits than its share has. For log-probabilities
-    alone, tpu7x's compiler turns a split by vocabulary into one by rows, which moves a share (of few rows, padded ones too).
+    """The sampler reduces over the split vocabulary: no device receives more logits than its share has. But for the branch
+    of log-probabilities tpu7x's compiler turns a split by vocabulary into one by rows, or gathers where rows are few.
     """
     spec = cell.spec()
-    logits = spec.bucket.rows * spec.config.vocab_size * 4
-    sampling = [each for each in result.collectives if "/sample/" in each.scope]
-    gathered = [each.bytes for each in sampling if each.kind != "all-to-all"]
-    assert max(gathered, default=0) <= logits // cell.num_devices
-    turned = [each for each in sampling if each.kind == "all-to-all"]
-    assert all(each.bytes <= logits and each.branches >= 2 for each in turned)
+    share = spec.bucket.rows * spec.config.vocab_size * 4 // cell.num_devices
+    large = [each for each in result.collectives if "/sample/" in each.scope and each.bytes > share]
+    assert [each for each in large if each.branches < 2] == []
+    assert large == [] or cell.hardware == "tpu7x"
+    assert len(large) <= 1
 
 
 @of_newer_jax
