@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from orca_jax.core.errors import ConfigError, EngineError
@@ -86,7 +87,7 @@ def compile_step(spec: StepSpec) -> StepReport | Refusal:
 
 def outlined(spec: StepSpec, mesh: Mesh) -> tuple[Decoder, ExecutorOptions]:
     """The model without memory and an executor's options, on the devices of `mesh`."""
-    implementation = chosen_attention(spec, mesh)
+    implementation, kv_dtype = chosen_attention(spec, mesh)
     layers = spec.layers or layer_form(mesh.devices.flat[0].platform, spec.config)
     options = ExecutorOptions(
         buckets=(spec.bucket,),
@@ -94,16 +95,20 @@ def outlined(spec: StepSpec, mesh: Mesh) -> tuple[Decoder, ExecutorOptions]:
         num_pages=spec.num_pages,
         max_model_len=spec.max_model_len,
         attention=AttentionOptions(implementation, spec.page_size, layers=layers, mesh=mesh),
-        kv_dtype=pages_dtype(implementation, spec.dtype),
+        kv_dtype=kv_dtype,
     )
     return abstract_model(spec.config, spec.dtype, layers), options
 
 
-def chosen_attention(spec: StepSpec, mesh: Mesh) -> str:
-    """The implementation that would run there. Raises ConfigError where the one asked for cannot."""
+def chosen_attention(spec: StepSpec, mesh: Mesh) -> tuple[str, np.dtype]:
+    """The implementation that would run there, and the type in which it keeps pages.
+
+    Raises ConfigError where the one asked for cannot.
+    """
     try:
         with jax.set_mesh(mesh):
-            return resolve(spec.implementation)
+            name = resolve(spec.implementation)
+            return name, pages_dtype(name, spec.dtype)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"implementation = {spec.implementation!r}: {error}") from error
 

@@ -30,7 +30,9 @@ def described_devices(name: str, num_devices: int) -> list[jax.Device]:
         raise MissingCompilerError(missing)
     slice_name = hardware.slices[num_devices]
     if hardware.platform == "tpu":
-        return topologies.get_topology_desc(slice_name, platform="tpu").devices[:num_devices]
+        # a slice of one chip is less than the host that libtpu before 0.0.50 expects
+        host = {"chips_per_host_bounds": (1, 1, 1)} if num_devices == 1 else {}
+        return topologies.get_topology_desc(slice_name, platform="tpu", **host).devices[:num_devices]
     jax.devices()  # plug-ins are registered by the first who asks for devices
     return topologies.get_topology_desc(
         slice_name, platform="cuda", topology=slice_name, target_config=hardware.target_config

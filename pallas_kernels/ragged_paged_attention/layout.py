@@ -62,7 +62,8 @@ def head_major_dtype(dtype) -> jnp.dtype:
     every step, so that keeping them in float32 is faster and takes less memory.
     """
     dtype = jnp.dtype(dtype)
-    return jnp.dtype(jnp.float32) if dtype.itemsize == 2 and jax.__version_info__ < (0, 11) else dtype
+    widens = jax.__version_info__ < (0, 11) and current_target().platform == "cpu"
+    return jnp.dtype(jnp.float32) if dtype.itemsize == 2 and widens else dtype
 
 
 def is_canonical(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> bool:
