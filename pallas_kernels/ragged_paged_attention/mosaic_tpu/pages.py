@@ -30,8 +30,11 @@ def paired_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: in
 
 
 def paired_dtype(dtype) -> jnp.dtype:
-    """Pages keep the model's own type."""
-    return jnp.dtype(dtype)
+    """Type in which pages should be kept: kernels take float16 only under another name, and XLA copies an array to rename
+    it. In float32 such pages stay in place.
+    """
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
 
 
 def is_paired(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> bool:
@@ -82,5 +85,5 @@ def pad_lanes(x: Float[Array, "... C"]) -> Float[Array, "... CP"]:
 
 
 def carried(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x` as kernels can take it: float16, which they cannot, under the name of the other 16-bit type (no copy)."""
+    """`x` as kernels can take it: float16, which they cannot, under another name (see `paired_dtype`)."""
     return lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.float16 else x

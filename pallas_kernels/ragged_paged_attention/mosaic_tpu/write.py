@@ -49,7 +49,7 @@ def _kernel(page_size: int, num_runs, token, page, slot, length, new, _, pages, 
         """`do` every copy: a run of n tokens is one copy for each bit of n, as copies have sizes known beforehand."""
 
         def run(i, _):
-            for bit in range(page_size.bit_length()):
+            for bit in range(min(page_size, new.shape[0]).bit_length()):
                 size = 1 << bit
                 done = length[i] & (size - 1)
 
