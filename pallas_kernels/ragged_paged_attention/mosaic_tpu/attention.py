@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from pallas_kernels.ragged_paged_attention.layout import Pages
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.kernel import ITEM, Sizes, kernel
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.pages import LANES, carried, pad_lanes, to_paired
+from pallas_kernels.ragged_paged_attention.mosaic_tpu.softmax import query_scale
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.worklist import WorkList
 
 MIB = 2**20
@@ -31,7 +32,7 @@ def attend(
     k = pages.shape[2]
     # bfloat16 runs as it is stored; of float16 the matrix unit knows nothing, so it is widened
     dtype = jnp.bfloat16 if pages.dtype == jnp.bfloat16 else jnp.float32
-    scaled = pad_lanes((q.astype(jnp.float32) * sm_scale).astype(dtype).reshape(t, k, h // k, c))
+    scaled = pad_lanes((q.astype(jnp.float32) * query_scale(sm_scale, soft_cap)).astype(dtype).reshape(t, k, h // k, c))
     sizes = Sizes(work.page_size, k, pages.shape[3], pages.dtype, work.tuning, work.sliding_window, soft_cap)
     singles = scaled if work.uniform else scaled[work.single_token]
     operands = [jnp.pad(singles, ((0, 0), (0, 0), (0, -(h // k) % 8), (0, 0)))]
@@ -54,7 +55,7 @@ def has_tiles(work: WorkList) -> bool:
 
 def _call(work: WorkList, pages, operands: list, sizes: Sizes, out_dtype, interpret) -> list[jax.Array]:
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
-    buffers = pltpu.VMEM((2, sizes.tuning.fetch, *pages.shape[2:]), pages.dtype)
+    buffers = pltpu.VMEM((2, sizes.tuning.fetch, sizes.stride, *pages.shape[3:]), pages.dtype)
     scratch = [pltpu.SMEM((2, *work.row_pages.shape[1:]), jnp.int32), buffers, pltpu.SemaphoreType.DMA]
     scratch.append(pltpu.SemaphoreType.DMA((2,)))
     for kind, operand in enumerate(operands):
@@ -69,7 +70,7 @@ def _call(work: WorkList, pages, operands: list, sizes: Sizes, out_dtype, interp
             out_specs=[anywhere] * len(operands),
             scratch_shapes=scratch,
         ),
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=48 * MIB),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=48 * MIB, disable_bounds_checks=True),
         interpret=interpret,
         name="ragged_paged_attention",
     )(work.counts, *(work.items[name] for name in ITEM), work.row_pages, pages, *operands)

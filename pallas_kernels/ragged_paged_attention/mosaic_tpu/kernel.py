@@ -16,6 +16,7 @@ from pallas_kernels.ragged_paged_attention.mosaic_tpu.softmax import Queries, So
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.tuning import Tuning
 
 ITEM = ("row", "place", "low", "end", "begin", "shift")
+TOGETHER = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Sizes:
     sliding_window: int | None
     soft_cap: float | None
 
+    @property
+    def stride(self) -> int:
+        """Heads from one token to the next in a buffer: odd, so that a head's strided reads meet every bank of memory."""
+        return self.heads | 1
+
 
 class Fetch:
     """The copies of K/V blocks and of the page numbers that they need."""
@@ -38,35 +44,65 @@ class Fetch:
         self.sizes, self.item = sizes, item
         self.row_pages, self.kv_pages, self.numbers, self.buffers = row_pages, kv_pages, numbers, buffers
         self.page_sem, self.block_sems = page_sem, block_sems
+        self.per_block = sizes.tuning.fetch // sizes.page_size
 
     def blocks(self, i) -> tuple[jax.Array, jax.Array]:
         """First block of item i, and the one behind its last."""
         fetch = self.sizes.tuning.fetch
-        return self.item["low"][i] // fetch, pl.cdiv(self.item["end"][i], fetch)
+        return lax.div(self.item["low"][i], fetch), lax.div(self.item["end"][i] + fetch - 1, fetch)
 
     def page_numbers(self, i):
         """The copy of the page numbers of item i's row."""
-        return pltpu.make_async_copy(self.row_pages.at[self.item["row"][i]], self.numbers.at[i % 2], self.page_sem)
+        return pltpu.make_async_copy(self.row_pages.at[self.item["row"][i]], self.numbers.at[i & 1], self.page_sem)
 
     def start(self, i, block, slot) -> None:
         """Set the copies of a block's pages going; item i's page numbers are there."""
-        self._each_page(i, block, slot, lambda copy: copy.start())
+        first, last = self._pages(i, block)
 
-    def wait(self, i, block, slot) -> None:
-        """Until the copies of a block have arrived."""
-        self._each_page(i, block, slot, lambda copy: copy.wait())
+        def one(page) -> None:
+            number = self.numbers[i & 1, 0, page]
+            to = self._buffer(slot, (page - block * self.per_block) * self.sizes.page_size, self.sizes.page_size)
+            pltpu.make_async_copy(self.kv_pages.at[number], to, self.block_sems.at[slot]).start()
 
-    def _each_page(self, i, block, slot, do) -> None:
-        size, per = self.sizes.page_size, self.sizes.tuning.fetch // self.sizes.page_size
-        first = jnp.maximum(block * per, self.item["low"][i] // size)
-        last = jnp.minimum((block + 1) * per, pl.cdiv(self.item["end"][i], size))
-
-        def one(page, _):
-            to = self.buffers.at[slot, pl.ds((page - block * per) * size, size)]
-            do(pltpu.make_async_copy(self.kv_pages.at[self.numbers[i % 2, 0, page]], to, self.block_sems.at[slot]))
+        def some(n, _):  # a page's number takes a while to read: several at a time wait together
+            for j in range(TOGETHER):
+                one(first + n * TOGETHER + j)
             return 0
 
-        lax.fori_loop(first, last, one, 0)
+        def rest(page, _):
+            one(page)
+            return 0
+
+        whole = lax.div(last - first, TOGETHER)
+        lax.fori_loop(0, whole, some, 0)
+        lax.fori_loop(first + whole * TOGETHER, last, rest, 0)
+
+    def wait(self, i, block, slot) -> None:
+        """Until the copies of a block have arrived: one wait for all of a whole block's bytes, or one for each page."""
+        first, last = self._pages(i, block)
+        arrived = lambda size: pltpu.make_async_copy(
+            self._buffer(slot, 0, size), self._buffer(slot, 0, size), self.block_sems.at[slot]
+        ).wait()
+        whole = last - first == self.per_block
+        pl.when(whole)(lambda: arrived(self.sizes.tuning.fetch))
+
+        @pl.when(jnp.logical_not(whole))
+        def _():
+            def one(page, _):
+                arrived(self.sizes.page_size)
+                return 0
+
+            lax.fori_loop(first, last, one, 0)
+
+    def _pages(self, i, block) -> tuple[jax.Array, jax.Array]:
+        """First page of a block that item i sees, and the one behind its last."""
+        size, per = self.sizes.page_size, self.per_block
+        first = jnp.maximum(block * per, lax.div(self.item["low"][i], size))
+        return first, jnp.minimum((block + 1) * per, lax.div(self.item["end"][i] + size - 1, size))
+
+    def _buffer(self, slot, token, size: int):
+        """Where some tokens of a block go; the buffers' heads are padded, those of the pages are not."""
+        return self.buffers.at[slot, pl.ds(token, size), pl.ds(0, self.sizes.heads)]
 
 
 class Traffic:
@@ -132,7 +168,7 @@ class _Schedule:
         """Set item i's first block and its queries going."""
         self.fetch.page_numbers(i).wait()
         self.fetch.start(i, self.fetch.blocks(i)[0], slot)
-        self.by_kind(i, lambda kind: self.traffic[kind].query(self.item["place"][i], i % 2).start())
+        self.by_kind(i, lambda kind: self.traffic[kind].query(self.item["place"][i], i & 1).start())
 
     def by_kind(self, i, do) -> None:
         """`do(kind)` for the kind that item i is of: 0 a single, 1 a tile."""
@@ -163,21 +199,21 @@ class _Schedule:
     def begin(self, kind, i) -> None:
         """Have the queries there; a tile's first item resets its softmax."""
         place = self.item["place"]
-        self.traffic[kind].query(place[i], i % 2).wait()
+        self.traffic[kind].query(place[i], i & 1).wait()
         opens = (i == self.num_singles) | (place[jnp.maximum(i - 1, 0)] != place[i]) if kind else True
         pl.when(opens)(self.softmax[kind].reset)
 
     def fold(self, kind, i, block, slot) -> None:
         """One block of K/V into the softmax of item i."""
         item = {name: self.item[name][i] for name in ITEM}
-        queries = Queries(self.traffic[kind].queries.at[i % 2], item, self.sizes.tuning.tile if kind else None)
+        queries = Queries(self.traffic[kind].queries.at[i & 1], item, self.sizes.tuning.tile if kind else None)
         self.softmax[kind].fold(queries, View(self.fetch.buffers, slot, block * self.sizes.tuning.fetch))
 
     def finish(self, kind, i) -> None:
         """Send the results off; a tile's when its last item is done."""
         place, traffic = self.item["place"], self.traffic[kind]
         if kind == 0:
-            slot, waits = i % 2, i >= 2
+            slot, waits = i & 1, i >= 2
             closes = True
         else:
             slot, waits = 0, place[i] != place[self.num_singles]
@@ -193,6 +229,6 @@ class _Schedule:
         """Until all results have left."""
         singles = self.traffic[0]
         for back in (1, 2):
-            pl.when(self.num_singles >= back)(lambda back=back: singles.result(0, (self.num_singles - back) % 2).wait())
+            pl.when(self.num_singles >= back)(lambda back=back: singles.result(0, (self.num_singles - back) & 1).wait())
         if len(self.traffic) == 2:
             pl.when(self.num_items > self.num_singles)(lambda: self.traffic[1].result(0, 0).wait())

@@ -11,11 +11,17 @@ from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.pages import LANES
 
-# Finite, and the floor of the running maximum well above the masked scores: what is masked weighs exp(-huge) = 0 without
+# Finite, and the floor of the running maximum well above the masked scores: what is masked weighs 2**-huge = 0 without
 # being selected once more, and a query that sees nothing keeps a total of 0 instead of NaN.
 MASKED = -2.0e38
 FLOOR = -1.0e38
 HEADS_AT_ONCE = 8
+LOG2_E = math.log2(math.e)
+
+
+def query_scale(sm_scale: float, soft_cap: float | None) -> float:
+    """What queries are multiplied by: scores are then exponents of 2, or the argument of the soft cap's tanh."""
+    return sm_scale * LOG2_E if soft_cap is None else sm_scale / soft_cap
 
 
 class Queries(NamedTuple):
@@ -63,22 +69,32 @@ class Softmax:
         """One fetched block, in steps of `step` tokens."""
         fetch, step = self.sizes.tuning.fetch, self.step
         low, end = queries.item["low"], queries.item["end"]
-        first = jnp.maximum(low - view.start, 0) // step
-        last = pl.cdiv(jnp.minimum(end - view.start, fetch), step)
+        clear_low, clear_end = self._clear(queries)
+        first = lax.div(jnp.maximum(low - view.start, 0), step)
+        last = lax.div(jnp.minimum(end - view.start, fetch) + step - 1, step)
 
         def part(n, _):
             start = view.start + n * step
-            seen = self._seen(queries, start)
-            stored = self._stored(low, end, start)
+            clear = (start >= clear_low) & (start + step <= clear_end)
+            pl.when(clear)(lambda: self._all_heads(queries, view, n * step, None, None))
 
-            def heads(chunk, _):
-                self._heads(queries, view, n * step, chunk * self.together, seen, stored)
-                return 0
+            @pl.when(jnp.logical_not(clear))
+            def _():
+                self._all_heads(queries, view, n * step, self._seen(queries, start), self._stored(low, end, start))
 
-            lax.fori_loop(0, self.sizes.heads // self.together, heads, 0)
             return 0
 
         lax.fori_loop(first, last, part, 0)
+
+    def _clear(self, queries: Queries) -> tuple[jax.Array, jax.Array]:
+        """The K/V positions, from and to, that every query sees, so that nothing need be masked there."""
+        item, tile = queries.item, queries.tile
+        if tile is None:
+            return item["low"], item["end"]
+        own = item["place"] * tile + item["shift"]  # position of the first query, if the row owns the whole tile
+        full = (own >= item["begin"]) & (own + tile <= item["end"])
+        window = self.sizes.sliding_window
+        return 0 if window is None else own + tile - window, jnp.where(full, own + 1, 0)
 
     def _seen(self, queries: Queries, start) -> jax.Array:
         """[M or 1, step]: which K/V positions from `start` on each query sees."""
@@ -94,52 +110,59 @@ class Softmax:
         return seen if window is None else seen & (key > position - window)
 
     def _stored(self, low, end, start) -> jax.Array:
-        """[step, 128]: where the buffer holds tokens of the row; behind its end there may be anything, NaN included."""
+        """[step, 128]: where the buffer holds tokens of the row; elsewhere there may be anything, NaN included."""
         key = start + lax.broadcasted_iota(jnp.int32, (self.step, LANES), 0)
         return (key < end) & (key >= low) if self.sizes.sliding_window is not None else key < end
 
+    def _all_heads(self, queries: Queries, view: View, offset, seen, stored) -> None:
+        def some(chunk, _):
+            self._heads(queries, view, offset, chunk * self.together, seen, stored)
+            return 0
+
+        lax.fori_loop(0, self.sizes.heads // self.together, some, 0)
+
     def _heads(self, queries: Queries, view: View, offset, first, seen, stored) -> None:
+        """Heads from `first` on, as many as go together; with nothing masked where `seen` and `stored` are None."""
         count, pieces, m = self.together, self.sizes.pieces, self.acc.shape[1]
-        scores = []
+        scores, values = [], []
         for h in range(count):
             q = queries.ref[first + h].reshape(m, pieces * LANES)
-            parts = [
-                _dot(q[:, j * LANES : (j + 1) * LANES], self._load(view, offset, first + h, j, "k", None), 1)
-                for j in range(pieces)
-            ]
+            both = [self._load(view, offset, first + h, j, stored) for j in range(pieces)]
+            parts = [_dot(q[:, j * LANES : (j + 1) * LANES], k, 1) for j, (k, _) in enumerate(both)]
             scores.append(sum(parts[1:], parts[0]))
+            values.append([v for _, v in both])
         s = _rows(scores)
         if self.sizes.soft_cap is not None:
-            s = self.sizes.soft_cap * jnp.tanh(s / self.sizes.soft_cap)
-        s = jnp.where(seen, s, MASKED)
+            s = jnp.tanh(s) * (self.sizes.soft_cap * LOG2_E)
+        if seen is not None:
+            s = jnp.where(seen, s, MASKED)
         mine = pl.ds(first, count)
         top = self.top[mine].reshape(count * m, LANES)
         new_top = jnp.maximum(top, jnp.max(s, axis=1, keepdims=True))
-        weight, keep = jnp.exp(s - new_top[:, :1]), jnp.exp(top - new_top)
+        weight, keep = jnp.exp2(s - new_top[:, :1]), jnp.exp2(top - new_top)
         total = self.total[mine].reshape(count * m, LANES) * keep + jnp.sum(weight, axis=1, keepdims=True)
         self.top[mine] = new_top.reshape(count, m, LANES)
         self.total[mine] = total.reshape(count, m, LANES)
+        weight = weight.astype(values[0][0].dtype)
         for j in range(pieces):
             lanes = slice(j * LANES, (j + 1) * LANES)
-            values = [self._load(view, offset, first + h, j, "v", stored) for h in range(count)]
-            new = _rows([_dot(weight[h * m : (h + 1) * m].astype(v.dtype), v, 0) for h, v in enumerate(values)])
+            new = _rows([_dot(weight[h * m : (h + 1) * m], values[h][j], 0) for h in range(count)])
             acc = self.acc[mine, :, lanes].reshape(count * m, LANES) * keep + new
             self.acc[mine, :, lanes] = acc.reshape(count, m, LANES)
 
-    def _load(self, view: View, offset, head, piece, half: str, stored) -> jax.Array:
-        """[step, 128] of one head's K or V from the buffer, zeros where nothing is `stored`."""
+    def _load(self, view: View, offset, head, piece, stored) -> tuple[jax.Array, jax.Array]:
+        """K and V `[step, 128]` of one head from the buffer; V is zeros where nothing is `stored`."""
         sizes, buffers = self.sizes, view.buffers
-        words_per_token = sizes.heads * sizes.pieces
-        first = ((view.slot * sizes.tuning.fetch + offset) * sizes.heads + head) * sizes.pieces + piece
+        words_per_token = sizes.stride * sizes.pieces
+        first = ((view.slot * sizes.tuning.fetch + offset) * sizes.stride + head) * sizes.pieces + piece
+        keep = lambda x: x if stored is None else jnp.where(stored, x, jnp.zeros((), x.dtype))
         if jnp.dtype(buffers.dtype).itemsize == 4:
             flat = buffers.reshape(math.prod(buffers.shape[:-1]), LANES)
-            x = flat[pl.ds(2 * first + (half == "v"), self.step, stride=2 * words_per_token)]
-            return x if stored is None else jnp.where(stored, x, 0.0)
+            at = lambda half: flat[pl.ds(2 * first + half, self.step, stride=2 * words_per_token)]
+            return at(0), keep(at(1))
         flat = buffers.bitcast(jnp.uint32).reshape(math.prod(buffers.shape[:-2]), LANES)
         words = flat[pl.ds(first, self.step, stride=words_per_token)]
-        if stored is not None:
-            words = jnp.where(stored, words, jnp.uint32(0))
-        return _half(words, half, sizes.dtype)
+        return _half(words, "k", sizes.dtype), _half(keep(words), "v", sizes.dtype)
 
 
 def _half(words: jax.Array, half: str, dtype) -> jax.Array:
