@@ -93,9 +93,11 @@ DEFAULT = [
     ("tpu7x", Shape(Heads(16, 4, 80), dtype="float32", tokens=64)),
 ]
 MATRIX = [
-    (generation, Shape(heads, page_size, tokens, rows))
-    for generation, heads, page_size, (tokens, rows) in itertools.product(
-        described_tpus.SLICES, HEADS.values(), (16, 32, 128), ((16, 16), (256, 128), (256, 256), (2048, 256))
+    pytest.param(
+        generation, Shape(heads, page_size, tokens, rows), id=f"{generation}-{name}-S{page_size}-T{tokens}-R{rows}"
+    )
+    for generation, (name, heads), page_size, (tokens, rows) in itertools.product(
+        described_tpus.SLICES, HEADS.items(), (16, 32, 128), ((16, 16), (256, 128), (256, 256), (2048, 256))
     )
 ]
 
@@ -106,7 +108,7 @@ def test_compiles_and_copies_no_cache(generation, shape):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("generation", "shape"), MATRIX, ids=str)
+@pytest.mark.parametrize(("generation", "shape"), MATRIX)
 def test_the_whole_matrix_compiles(generation, shape):
     check(generation, shape)
 

@@ -24,16 +24,22 @@ def attend(
     *,
     sm_scale: float,
     soft_cap: float | None,
-    interpret: bool = False,
+    interpret: bool | pltpu.InterpretParams = False,
 ) -> Float[Array, "T H C"]:
-    """Attention of every real token over its row's pages; zeros for the others."""
+    """Attention of every real token over its row's pages; zeros for the others.
+
+    `interpret=True` computes the kernel's numbers; `InterpretParams` simulates its memories and copies, too.
+    """
     pages = to_paired(kv_pages)
     t, h, c = q.shape
     k = pages.shape[2]
     # bfloat16 runs as it is stored; of float16 the matrix unit knows nothing, so it is widened
     dtype = jnp.bfloat16 if pages.dtype == jnp.bfloat16 else jnp.float32
     scaled = pad_lanes((q.astype(jnp.float32) * query_scale(sm_scale, soft_cap)).astype(dtype).reshape(t, k, h // k, c))
-    sizes = Sizes(work.page_size, k, pages.shape[3], pages.dtype, work.tuning, work.sliding_window, soft_cap)
+    sizes = Sizes(
+        page_size=work.page_size, heads=k, pieces=pages.shape[3], dtype=pages.dtype, tuning=work.tuning,
+        sliding_window=work.sliding_window, soft_cap=soft_cap, simulated=isinstance(interpret, pltpu.InterpretParams),
+    )  # fmt: skip
     singles = scaled if work.uniform else scaled[work.single_token]
     operands = [jnp.pad(singles, ((0, 0), (0, 0), (0, -(h // k) % 8), (0, 0)))]
     if has_tiles(work):

@@ -5,6 +5,7 @@ numbers are fetched into scalar memory while the item before it runs, so the pag
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.ragged_paged_attention.mosaic_tpu.softmax import Queries, Softmax, View
+from pallas_kernels.ragged_paged_attention.mosaic_tpu.reading import View
+from pallas_kernels.ragged_paged_attention.mosaic_tpu.softmax import Queries, Softmax
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.tuning import Tuning
 
 ITEM = ("row", "place", "low", "end", "begin", "shift")
@@ -30,6 +32,7 @@ class Sizes:
     tuning: Tuning
     sliding_window: int | None
     soft_cap: float | None
+    simulated: bool
 
     @property
     def stride(self) -> int:
@@ -130,9 +133,9 @@ class Traffic:
 
 def kernel(sizes: Sizes, has_tiles: bool, *refs) -> None:
     """Body of the Pallas call; `refs` are those that `attention.py` lists."""
-    refs = iter(refs)
-    counts, item = next(refs), {name: next(refs) for name in ITEM}
-    take = lambda n: [next(refs) for _ in range(n)]
+    left = iter(refs)
+    take = lambda n: list(itertools.islice(left, n))
+    (counts,), item = take(1), dict(zip(ITEM, take(len(ITEM)), strict=True))
     row_pages, kv_pages = take(2)
     kinds = 2 if has_tiles else 1
     sources, targets = take(kinds), take(kinds)
@@ -207,7 +210,9 @@ class _Schedule:
         """One block of K/V into the softmax of item i."""
         item = {name: self.item[name][i] for name in ITEM}
         queries = Queries(self.traffic[kind].queries.at[i & 1], item, self.sizes.tuning.tile if kind else None)
-        self.softmax[kind].fold(queries, View(self.fetch.buffers, slot, block * self.sizes.tuning.fetch))
+        start = block * self.sizes.tuning.fetch
+        view = View(self.fetch.buffers, slot, start, self.sizes.dtype, self.sizes.simulated)
+        self.softmax[kind].fold(queries, view)
 
     def finish(self, kind, i) -> None:
         """Send the results off; a tile's when its last item is done."""

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.pages import LANES
+from pallas_kernels.ragged_paged_attention.mosaic_tpu.reading import View
 
 # Finite, and the floor of the running maximum well above the masked scores: what is masked weighs 2**-huge = 0 without
 # being selected once more, and a query that sees nothing keeps a total of 0 instead of NaN.
@@ -30,14 +30,6 @@ class Queries(NamedTuple):
     ref: Any
     item: dict[str, jax.Array]
     tile: int | None
-
-
-class View(NamedTuple):
-    """The block that has arrived in a buffer, and its first K/V position."""
-
-    buffers: Any
-    slot: jax.Array
-    start: jax.Array
 
 
 class Softmax:
@@ -76,12 +68,9 @@ class Softmax:
         def part(n, _):
             start = view.start + n * step
             clear = (start >= clear_low) & (start + step <= clear_end)
+            masks = lambda: (self._seen(queries, start), self._stored(low, end, start))
             pl.when(clear)(lambda: self._all_heads(queries, view, n * step, None, None))
-
-            @pl.when(jnp.logical_not(clear))
-            def _():
-                self._all_heads(queries, view, n * step, self._seen(queries, start), self._stored(low, end, start))
-
+            pl.when(jnp.logical_not(clear))(lambda: self._all_heads(queries, view, n * step, *masks()))
             return 0
 
         lax.fori_loop(first, last, part, 0)
@@ -127,7 +116,7 @@ class Softmax:
         scores, values = [], []
         for h in range(count):
             q = queries.ref[first + h].reshape(m, pieces * LANES)
-            both = [self._load(view, offset, first + h, j, stored) for j in range(pieces)]
+            both = [view.read(offset, self.step, first + h, j, stored) for j in range(pieces)]
             parts = [_dot(q[:, j * LANES : (j + 1) * LANES], k, 1) for j, (k, _) in enumerate(both)]
             scores.append(sum(parts[1:], parts[0]))
             values.append([v for _, v in both])
@@ -149,31 +138,6 @@ class Softmax:
             new = _rows([_dot(weight[h * m : (h + 1) * m], values[h][j], 0) for h in range(count)])
             acc = self.acc[mine, :, lanes].reshape(count * m, LANES) * keep + new
             self.acc[mine, :, lanes] = acc.reshape(count, m, LANES)
-
-    def _load(self, view: View, offset, head, piece, stored) -> tuple[jax.Array, jax.Array]:
-        """K and V `[step, 128]` of one head from the buffer; V is zeros where nothing is `stored`."""
-        sizes, buffers = self.sizes, view.buffers
-        words_per_token = sizes.stride * sizes.pieces
-        first = ((view.slot * sizes.tuning.fetch + offset) * sizes.stride + head) * sizes.pieces + piece
-        keep = lambda x: x if stored is None else jnp.where(stored, x, jnp.zeros((), x.dtype))
-        if jnp.dtype(buffers.dtype).itemsize == 4:
-            flat = buffers.reshape(math.prod(buffers.shape[:-1]), LANES)
-            at = lambda half: flat[pl.ds(2 * first + half, self.step, stride=2 * words_per_token)]
-            return at(0), keep(at(1))
-        flat = buffers.bitcast(jnp.uint32).reshape(math.prod(buffers.shape[:-2]), LANES)
-        words = flat[pl.ds(first, self.step, stride=words_per_token)]
-        return _half(words, "k", sizes.dtype), _half(keep(words), "v", sizes.dtype)
-
-
-def _half(words: jax.Array, half: str, dtype) -> jax.Array:
-    """The K or V half of 32-bit words, in the type that products take."""
-    if dtype == jnp.bfloat16:
-        bits = words << 16 if half == "k" else words & jnp.uint32(0xFFFF0000)
-        return pltpu.bitcast(bits, jnp.float32).astype(jnp.bfloat16)
-    # float16: no such unit here. Its exponent and fraction moved into float32's place are the number over 2**112.
-    bits = words & jnp.uint32(0xFFFF) if half == "k" else words >> 16
-    size = pltpu.bitcast((bits & jnp.uint32(0x7FFF)) << 13, jnp.float32) * jnp.float32(2.0**112)
-    return jnp.where((bits & jnp.uint32(0x8000)) != 0, -size, size)
 
 
 def _dot(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
