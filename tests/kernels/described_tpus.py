@@ -25,6 +25,9 @@ def mesh(generation: str) -> Mesh:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault(
+        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+    )  # nobody's TPU is taken: others may compile at the same time
     topology = topologies.get_topology_desc(SLICES[generation], platform="tpu")
     return Mesh(topology.devices[:1], ("one",))
 

@@ -221,3 +221,11 @@ def test_wrong_shapes_and_stale_metadata_are_refused():
         ragged_paged_attention(a.q, jnp.zeros((2, 3)), *a.table, sm_scale=1.0)
     with pytest.raises(ValueError, match="sliding_window = 0"):
         ragged_paged_attention(a.q, jnp.asarray(a.pages), *a.table, sm_scale=1.0, sliding_window=0)
+
+
+def test_tuning_that_does_not_fit_is_refused():
+    a = arrays(FIXED[1])
+    tuning = dataclasses.replace(TPU.tuning, fetch=40)
+    how = dict(num_tokens=24, page_size=4, heads=Heads(4, 2, 8), implementation="mosaic_tpu", interpret=True)
+    with pytest.raises(ValueError, match=r"tuning.fetch = 40, but it has to be a multiple of 16, single_block"):
+        prepare(*a.table, tuning=tuning, **how)

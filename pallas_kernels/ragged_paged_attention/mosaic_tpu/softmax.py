@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.pages import LANES
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.reading import View
+from pallas_kernels.ragged_paged_attention.mosaic_tpu.sizes import Sizes
 
 # Finite, and the floor of the running maximum well above the masked scores: what is masked weighs 2**-huge = 0 without
 # being selected once more, and a query that sees nothing keeps a total of 0 instead of NaN.
@@ -35,7 +36,7 @@ class Queries(NamedTuple):
 class Softmax:
     """Running maximum and total `[K, M, 128]` (lanes alike) and weighted sum `[K, M, CP]` of M queries for each K/V head."""
 
-    def __init__(self, sizes, tiled: bool, top, total, acc):
+    def __init__(self, sizes: Sizes, tiled: bool, top, total, acc):
         self.sizes, self.top, self.total, self.acc = sizes, top, total, acc
         self.step = sizes.tuning.tile_block if tiled else sizes.tuning.single_block
         # one query's rows fill a register or two: several heads share the softmax's instructions

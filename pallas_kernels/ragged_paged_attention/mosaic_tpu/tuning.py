@@ -25,12 +25,24 @@ class Tuning:
     tile: int
     tile_block: int
 
+    def check(self, page_size: int) -> None:
+        """ValueError for sizes that do not fit into each other."""
+        for name, value, unit, of in (
+            ("fetch", self.fetch, page_size, "the page size"),
+            ("fetch", self.fetch, self.single_block, "single_block"),
+            ("fetch", self.fetch, self.tile_block, "tile_block"),
+            ("tile", self.tile, 16, "the rows of a memory tile"),
+        ):
+            if value % unit:
+                raise ValueError(f"tuning.{name} = {value}, but it has to be a multiple of {unit}, {of}")
+
 
 # (generation, C, G, page size): entries that a measurement on the hardware has earned. None yet: the rule is all there is.
 TABLE: dict[tuple[str, int, int, int], Tuning] = {}
 
 # Bytes that the two fetch buffers together may take, of the 64 MiB and more that these generations have on the chip.
 FETCH_BUDGET = 12 * MIB
+TILE_BUDGET = 16 * MIB  # that a tile's running softmax may take, beside its queries and results, which are half of it
 
 
 def choose(generation: str, heads: Heads, page_size: int) -> Tuning:
@@ -49,8 +61,9 @@ def rule(generation: str, heads: Heads, page_size: int) -> Tuning:
     fetch = page_size
     while 2 * fetch <= 2048 and (2 * fetch <= 512 or 2 * fetch * token <= MIB) and 4 * fetch * token <= FETCH_BUDGET:
         fetch *= 2
+    state = 4 * heads.num_q * (pieces(heads.dim) + 2) * LANES
     tile = 128
-    while tile > 16 and tile * heads.group > 512:
+    while tile > 16 and (tile * heads.group > 512 or tile * state > TILE_BUDGET):
         tile //= 2
     return Tuning(
         fetch=fetch,

@@ -68,8 +68,11 @@ def build(
     uniform: bool,
     tuning: Tuning | None,
 ) -> WorkList:
-    """Work list of a row table; `num_tokens` is T, the padded length of the flat batch."""
+    """Work list of a row table; `num_tokens` is T, the padded length of the flat batch. ValueError for a `tuning` whose
+    sizes do not fit into each other.
+    """
     tuning = tuning or choose(generation(current_target()), heads, page_size)
+    tuning.check(page_size)
     tuning = dataclasses.replace(tuning, tile=min(tuning.tile, -(-num_tokens // 16) * 16))
     rows = clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens=num_tokens, page_size=page_size)
     alone = rows.valid if uniform else rows.valid & (rows.q_lens[rows.row] == 1)
