@@ -97,7 +97,7 @@ MATRIX = [
         generation, Shape(heads, page_size, tokens, rows), id=f"{generation}-{name}-S{page_size}-T{tokens}-R{rows}"
     )
     for generation, (name, heads), page_size, (tokens, rows) in itertools.product(
-        described_tpus.SLICES, HEADS.items(), (16, 32, 128), ((16, 16), (256, 128), (256, 256), (2048, 256))
+        described_tpus.SLICES, HEADS.items(), (16, 32, 128), ((16, 16), (256, 128), (2048, 256))
     )
 ]
 
