@@ -82,6 +82,25 @@ def test_edges(form):
         np.testing.assert_allclose(run(case, a, form), expected, atol=form.atol)
 
 
+@all_forms(dtype=jnp.float32, layout="own")
+def test_a_row_of_nans_keeps_them(form):
+    """One sequence may go wrong; the others of the batch, in the same tile too, do not notice."""
+    case = Case(rows=((1, 30), (1, 40), (5, 20), (7, 3), (6, 0)), page_size=4)
+    a = arrays(case)
+    clean = run(case, a, form)
+    kv_lens, table, cu, _ = a.table
+    for row in (1, 3):
+        a.pages[table[row, : -(-kv_lens[row] // 4)]] = np.nan
+        a.q[cu[row] : cu[row + 1]] = np.nan
+    got = run(case, a, form)
+    for row in range(5):
+        mine = slice(cu[row], cu[row + 1])
+        if row in (1, 3):
+            assert np.isnan(got[mine]).all()
+        else:
+            np.testing.assert_array_equal(got[mine], clean[mine])
+
+
 @pytest.mark.parametrize("uniform", [False, True])
 def test_bfloat16_cache_is_as_near_as_its_roundings(uniform):
     form = dataclasses.replace(XLA, uniform=uniform, dtype=jnp.bfloat16)

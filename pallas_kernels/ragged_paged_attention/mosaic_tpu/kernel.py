@@ -25,11 +25,9 @@ class Traffic:
         self.query_sems, self.result_sems, self.size = query_sems, result_sems, size
 
     def _at(self, ref, place):
-        return (
-            ref.at[place]
-            if self.size is None
-            else ref.at[:, :, pl.ds(pl.multiple_of(place * self.size, self.size), self.size)]
-        )
+        if self.size is None:
+            return ref.at[place]
+        return ref.at[:, :, pl.ds(pl.multiple_of(place * self.size, self.size), self.size)]
 
     def query(self, place, slot):
         """The copy of the queries at a place."""

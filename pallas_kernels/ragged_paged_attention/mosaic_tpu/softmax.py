@@ -33,6 +33,17 @@ class Queries(NamedTuple):
     tile: int | None
 
 
+class Masks(NamedTuple):
+    """What of a step counts: `seen` scores, `stored` K/V, queries of the row's `own`; None where all of it does."""
+
+    seen: jax.Array | None
+    stored: jax.Array | None
+    own: jax.Array | None
+
+
+NOTHING_MASKED = Masks(None, None, None)
+
+
 class Softmax:
     """Running maximum and total `[K, M, 128]` (lanes alike) and weighted sum `[K, M, CP]` of M queries for each K/V head."""
 
@@ -69,9 +80,9 @@ class Softmax:
         def part(n, _):
             start = view.start + n * step
             clear = (start >= clear_low) & (start + step <= clear_end)
-            masks = lambda: (self._seen(queries, start), self._stored(low, end, start))
-            pl.when(clear)(lambda: self._all_heads(queries, view, n * step, None, None))
-            pl.when(jnp.logical_not(clear))(lambda: self._all_heads(queries, view, n * step, *masks()))
+            masks = lambda: Masks(self._seen(queries, start), self._stored(low, end, start), self._own(queries))
+            pl.when(clear)(lambda: self._all_heads(queries, view, n * step, NOTHING_MASKED))
+            pl.when(jnp.logical_not(clear))(lambda: self._all_heads(queries, view, n * step, masks()))
             return 0
 
         lax.fori_loop(first, last, part, 0)
@@ -92,40 +103,49 @@ class Softmax:
         if queries.tile is None:
             key = start + lax.broadcasted_iota(jnp.int32, (1, self.step), 1)
             return (key >= item["low"]) & (key < item["end"])
-        shape = (self.acc.shape[1], self.step)
-        key = start + lax.broadcasted_iota(jnp.int32, shape, 1)
-        token = lax.rem(lax.broadcasted_iota(jnp.int32, shape, 0), queries.tile)
-        position = item["place"] * queries.tile + item["shift"] + token
-        seen = (key <= position) & (position >= item["begin"]) & (position < item["end"])
+        position, own = self._positions(queries, self.step)
+        key = start + lax.broadcasted_iota(jnp.int32, position.shape, 1)
+        seen = (key <= position) & own
         return seen if window is None else seen & (key > position - window)
+
+    def _own(self, queries: Queries) -> jax.Array | None:
+        """[M, 128]: which queries of a tile are the row's own."""
+        return None if queries.tile is None else self._positions(queries, LANES)[1]
+
+    def _positions(self, queries: Queries, width: int) -> tuple[jax.Array, jax.Array]:
+        """[M, width], alike in every column: where a tile's queries stand if the row owns them, and whether it does."""
+        item = queries.item
+        token = lax.rem(lax.broadcasted_iota(jnp.int32, (self.acc.shape[1], width), 0), queries.tile)
+        position = item["place"] * queries.tile + item["shift"] + token
+        return position, (position >= item["begin"]) & (position < item["end"])
 
     def _stored(self, low, end, start) -> jax.Array:
         """[step, 128]: where the buffer holds tokens of the row; elsewhere there may be anything, NaN included."""
         key = start + lax.broadcasted_iota(jnp.int32, (self.step, LANES), 0)
         return (key < end) & (key >= low) if self.sizes.sliding_window is not None else key < end
 
-    def _all_heads(self, queries: Queries, view: View, offset, seen, stored) -> None:
+    def _all_heads(self, queries: Queries, view: View, offset, masks: Masks) -> None:
         def some(chunk, _):
-            self._heads(queries, view, offset, chunk * self.together, seen, stored)
+            self._heads(queries, view, offset, chunk * self.together, masks)
             return 0
 
         lax.fori_loop(0, self.sizes.heads // self.together, some, 0)
 
-    def _heads(self, queries: Queries, view: View, offset, first, seen, stored) -> None:
-        """Heads from `first` on, as many as go together; with nothing masked where `seen` and `stored` are None."""
+    def _heads(self, queries: Queries, view: View, offset, first, masks: Masks) -> None:
+        """Heads from `first` on, as many as go together."""
         count, pieces, m = self.together, self.sizes.pieces, self.acc.shape[1]
         scores, values = [], []
         for h in range(count):
             q = queries.ref[first + h].reshape(m, pieces * LANES)
-            both = [view.read(offset, self.step, first + h, j, stored) for j in range(pieces)]
+            both = [view.read(offset, self.step, first + h, j, masks.stored) for j in range(pieces)]
             parts = [_dot(q[:, j * LANES : (j + 1) * LANES], k, 1) for j, (k, _) in enumerate(both)]
             scores.append(sum(parts[1:], parts[0]))
             values.append([v for _, v in both])
         s = _rows(scores)
         if self.sizes.soft_cap is not None:
             s = jnp.tanh(s) * (self.sizes.soft_cap * LOG2_E)
-        if seen is not None:
-            s = jnp.where(seen, s, MASKED)
+        if masks.seen is not None:
+            s = jnp.where(masks.seen, s, MASKED)
         mine = pl.ds(first, count)
         top = self.top[mine].reshape(count * m, LANES)
         new_top = jnp.maximum(top, jnp.max(s, axis=1, keepdims=True))
@@ -137,6 +157,8 @@ class Softmax:
         for j in range(pieces):
             lanes = slice(j * LANES, (j + 1) * LANES)
             new = _rows([_dot(weight[h * m : (h + 1) * m], values[h][j], 0) for h in range(count)])
+            if masks.own is not None:  # another row's NaN stays with that row
+                new = jnp.where(masks.own, new, 0.0)
             acc = self.acc[mine, :, lanes].reshape(count * m, LANES) * keep + new
             self.acc[mine, :, lanes] = acc.reshape(count, m, LANES)
 
