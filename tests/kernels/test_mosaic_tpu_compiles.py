@@ -22,7 +22,7 @@ from pallas_kernels.ragged_paged_attention.mosaic_tpu.tuning import TABLE
 pytestmark = pytest.mark.skipif(described_tpus.why_not() is not None, reason=str(described_tpus.why_not()))
 
 MIB = 2**20
-NUM_PAGES = 2048
+CACHE_TOKENS = 2**18
 HEADS = {
     "llama-8b": Heads(32, 8, 128),
     "llama-70b/8": Heads(8, 1, 128),
@@ -48,7 +48,7 @@ class Shape:
 
 def compiled(generation: str, shape: Shape):
     """The program of a shape, and the bytes of its cache."""
-    heads, options = shape.heads, dict(shape.options)
+    heads, options, num_pages = shape.heads, dict(shape.options), CACHE_TOKENS // shape.page_size
     kept = {name: options[name] for name in ("sliding_window", "uniform") if name in options}
     array = lambda *sizes, dtype=jnp.int32: described_tpus.array(generation, sizes, dtype)
     q, k = (array(shape.tokens, n, heads.dim, dtype=shape.dtype) for n in (heads.num_q, heads.num_kv))
@@ -57,13 +57,13 @@ def compiled(generation: str, shape: Shape):
     def step(pages, q, k, v, layer, *table):
         metadata = prepare(*table, num_tokens=shape.tokens, page_size=shape.page_size, heads=heads, **kept)
         if shape.layers > 1:
-            metadata = metadata.offset_pages(layer * (NUM_PAGES // shape.layers))
+            metadata = metadata.offset_pages(layer * (num_pages // shape.layers))
         pages = write_kv(pages, k, v, *table, metadata=metadata)
         return ragged_paged_attention(q, pages, *table, sm_scale=heads.dim**-0.5, metadata=metadata, **options), pages
 
     with jax.set_mesh(described_tpus.mesh(generation)):
         assert resolve() == "mosaic_tpu"
-        pages = pages_shape(None, NUM_PAGES, shape.page_size, heads.num_kv, heads.dim)
+        pages = pages_shape(None, num_pages, shape.page_size, heads.num_kv, heads.dim)
         cache = array(*pages, dtype=pages_dtype(None, shape.dtype))
         program = jax.jit(step, donate_argnums=0).lower(cache, q, k, k, array(), *table).compile()
     return program, cache.size * cache.dtype.itemsize
