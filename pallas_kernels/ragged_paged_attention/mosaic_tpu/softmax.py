@@ -103,20 +103,19 @@ class Softmax:
         if queries.tile is None:
             key = start + lax.broadcasted_iota(jnp.int32, (1, self.step), 1)
             return (key >= item["low"]) & (key < item["end"])
-        position, own = self._positions(queries, self.step)
+        position, own = self._positions(item, queries.tile, self.step)
         key = start + lax.broadcasted_iota(jnp.int32, position.shape, 1)
         seen = (key <= position) & own
         return seen if window is None else seen & (key > position - window)
 
     def _own(self, queries: Queries) -> jax.Array | None:
         """[M, 128]: which queries of a tile are the row's own."""
-        return None if queries.tile is None else self._positions(queries, LANES)[1]
+        return None if queries.tile is None else self._positions(queries.item, queries.tile, LANES)[1]
 
-    def _positions(self, queries: Queries, width: int) -> tuple[jax.Array, jax.Array]:
+    def _positions(self, item: dict[str, jax.Array], tile: int, width: int) -> tuple[jax.Array, jax.Array]:
         """[M, width], alike in every column: where a tile's queries stand if the row owns them, and whether it does."""
-        item = queries.item
-        token = lax.rem(lax.broadcasted_iota(jnp.int32, (self.acc.shape[1], width), 0), queries.tile)
-        position = item["place"] * queries.tile + item["shift"] + token
+        token = lax.rem(lax.broadcasted_iota(jnp.int32, (self.acc.shape[1], width), 0), tile)
+        position = item["place"] * tile + item["shift"] + token
         return position, (position >= item["begin"]) & (position < item["end"])
 
     def _stored(self, low, end, start) -> jax.Array:
