@@ -6,6 +6,11 @@ from typing import Any, Protocol
 
 from pallas_kernels.ragged_paged_attention import layout, metadata, xla
 from pallas_kernels.ragged_paged_attention.layout import Pages
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import attention as tpu_attention
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import generation as tpu_generation
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import pages as tpu_pages
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import worklist as tpu_worklist
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import write as tpu_write
 from pallas_kernels.ragged_paged_attention.target import Target, current_target
 
 
@@ -67,8 +72,22 @@ XLA = Implementation(
     write=xla.write,
 )
 
+MOSAIC_TPU = Implementation(
+    name="mosaic_tpu",
+    why_not=tpu_generation.why_not,
+    pages_shape=tpu_pages.paired_shape,
+    heads_axis=2,
+    pages_dtype=tpu_pages.paired_dtype,
+    from_canonical=tpu_pages.to_paired,
+    to_canonical=tpu_pages.to_canonical,
+    geometry=tpu_pages.geometry,
+    prepare=tpu_worklist.build,
+    attend=tpu_attention.attend,
+    write=tpu_write.write,
+)
+
 NAMES = ("xla", "mosaic_tpu", "mosaic_gpu")
-BUILT = {each.name: each for each in (XLA,)}
+BUILT = {each.name: each for each in (XLA, MOSAIC_TPU)}
 
 
 def find(name: str | None, *, interpret: bool = False) -> Implementation:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pallas_kernels.ragged_paged_attention.layout import Heads
+from pallas_kernels.ragged_paged_attention.rows import Rows, clean
 
 Scalar = Int[Array, ""]
 
@@ -106,32 +107,19 @@ def build(
 ) -> Metadata:
     """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch. `heads` changes nothing here."""
     tuning = tuning or Tuning()
-    rows = kv_lens.shape[0]
-    active = jnp.arange(rows) < num_rows[0]
-    total = jnp.where(num_rows[0] > 0, cu_q_lens[num_rows[0]], 0)
-    kv_lens = jnp.where(active, kv_lens, 0)
-    q_lens = jnp.where(active, cu_q_lens[1:] - cu_q_lens[:-1], 0)
-    used = jnp.arange(page_table.shape[1])[None] * page_size < kv_lens[:, None]
-    page_table = jnp.where(used, page_table, 0)
-
-    token = jnp.arange(num_tokens)
-    valid = token < total
-    ends = jnp.where(active, cu_q_lens[1:], jnp.iinfo(jnp.int32).max)
-    row = jnp.minimum((token[:, None] >= ends[None]).sum(1), rows - 1).astype(jnp.int32)
-    position = jnp.where(valid, kv_lens[row] - cu_q_lens[row + 1] + token, 0)
-
+    rows = clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens=num_tokens, page_size=page_size)
     # a row counts among the singles only while all rows before it do: then its token's number is its own
-    leading = jnp.cumprod((q_lens == 1) & active).astype(jnp.int32)
-    num_singles = total if uniform else leading.sum()
-    tiled = jnp.zeros_like(q_lens) if uniform else q_lens * (1 - leading)
+    leading = jnp.cumprod((rows.q_lens == 1) & rows.active).astype(jnp.int32)
+    num_singles = rows.total if uniform else leading.sum()
+    tiled = jnp.zeros_like(rows.q_lens) if uniform else rows.q_lens * (1 - leading)
     per_tile_block = max(1, tuning.tile_block // page_size)
     return Metadata(
-        **_singles(row, position, num_singles, page_table, page_size, sliding_window, uniform, tuning),
-        **_tiles(q_lens, kv_lens, cu_q_lens, tiled, min(tuning.tile, num_tokens), num_tokens),
-        kv_lens=kv_lens,
-        row_pages=jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % per_tile_block))),
-        write_page=jnp.where(valid, page_table[row, position // page_size], -1),
-        write_slot=position % page_size,
+        **_singles(rows, num_singles, page_size, sliding_window, uniform, tuning),
+        **_tiles(rows, tiled, min(tuning.tile, num_tokens), num_tokens),
+        kv_lens=rows.kv_lens,
+        row_pages=jnp.pad(rows.page_table, ((0, 0), (0, -page_table.shape[1] % per_tile_block))),
+        write_page=rows.write_page,
+        write_slot=rows.write_slot,
         page_size=page_size,
         sliding_window=sliding_window,
         uniform=uniform,
@@ -139,12 +127,13 @@ def build(
     )
 
 
-def _singles(row, position, num_singles, page_table, page_size, window, uniform, tuning) -> dict:
+def _singles(rows: Rows, num_singles, page_size, window, uniform, tuning) -> dict:
     """Singles, those with most blocks first: rows of like length share a group, so a group visits few blocks in vain."""
-    n = row.shape[0] if uniform else min(row.shape[0], page_table.shape[0])
+    page_table = rows.page_table
+    n = rows.row.shape[0] if uniform else min(rows.row.shape[0], page_table.shape[0])
     size = min(tuning.single_rows, n)
     per = max(1, tuning.single_work // size // page_size)
-    row, position = row[:n], position[:n]
+    row, position = rows.row[:n], rows.position[:n]
     end = jnp.where(jnp.arange(n) < num_singles, position + 1, 0)
     low = jnp.zeros_like(end) if window is None else jnp.maximum(end - window, 0)
     first = low // (per * page_size)  # blocks stand at absolute positions: sums do not depend on a window's start
@@ -167,17 +156,17 @@ def _singles(row, position, num_singles, page_table, page_size, window, uniform,
     )
 
 
-def _tiles(q_lens, kv_lens, cu_q_lens, tiled, size, num_tokens) -> dict:
+def _tiles(rows: Rows, tiled, size, num_tokens) -> dict:
     """Query tiles in the order of the flat batch. `tiled` has a row's query length, 0 for rows that are singles."""
-    rows = q_lens.shape[0]
+    num_rows = tiled.shape[0]
     ends = jnp.cumsum(ceil_div(tiled, size))
-    tile = jnp.arange(ceil_div(num_tokens, size) + min(rows, num_tokens))
-    row = jnp.minimum((tile[:, None] >= ends[None]).sum(1), rows - 1).astype(jnp.int32)
+    tile = jnp.arange(ceil_div(num_tokens, size) + min(num_rows, num_tokens))
+    row = jnp.minimum((tile[:, None] >= ends[None]).sum(1), num_rows - 1).astype(jnp.int32)
     within = (tile - jnp.where(row > 0, ends[row - 1], 0)) * size
     return dict(
-        tile_start=(cu_q_lens[row] + within).astype(jnp.int32),
+        tile_start=(rows.starts[row] + within).astype(jnp.int32),
         tile_row=row,
-        tile_position=(kv_lens[row] - q_lens[row] + within).astype(jnp.int32),
+        tile_position=(rows.kv_lens[row] - rows.q_lens[row] + within).astype(jnp.int32),
         num_tiles=ends[-1].astype(jnp.int32),
         tile_size=size,
     )

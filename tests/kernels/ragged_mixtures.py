@@ -80,9 +80,9 @@ KINDS = (
 
 
 @st.composite
-def cases(draw) -> Case:
+def cases(draw, kinds=KINDS) -> Case:
     """Mixtures of singles, chunks and whole prompts, drawn to end on and beside page and block boundaries."""
-    kind = draw(st.sampled_from(KINDS))
+    kind = draw(st.sampled_from(kinds))
     limit = 16 * kind["page_size"]
     edge = st.sampled_from([x + d for x in (kind["page_size"], 16, 32, 64) for d in (-1, 0, 1)])
     length = (edge | st.integers(1, limit)).map(lambda x: max(1, min(x, limit)))

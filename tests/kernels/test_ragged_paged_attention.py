@@ -1,5 +1,6 @@
 """One set of expectations for every implementation, layout and mode of ragged paged attention, against float64 NumPy."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forms import TPU, XLA, all_forms
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from ragged_mixtures import Case, arrays, cases
 
 from pallas_kernels.ragged_paged_attention import (
@@ -23,46 +26,41 @@ from pallas_kernels.ragged_paged_attention import (
     to_canonical,
     write_kv,
 )
-from pallas_kernels.ragged_paged_attention.metadata import Tuning
-
-# small blocks and tiles, so that small cases cross their boundaries: 2 singles x 16 tokens, tiles of 4 x 16
-SMALL = Tuning(single_rows=2, single_work=32, tile=4, tile_block=16)
-FORMS = [
-    pytest.param("xla", "own", False, SMALL, id="xla-own"),
-    pytest.param("xla", "own", False, Tuning(), id="xla-own-default-blocks"),
-    pytest.param("xla", "own", True, SMALL, id="xla-own-uniform"),
-    pytest.param("xla", "canonical", False, SMALL, id="xla-canonical"),
-]
+from pallas_kernels.ragged_paged_attention.implementation import find
 
 
-@functools.partial(jax.jit, static_argnames=("options", "uniform", "implementation", "tuning"))
-def attend(q, pages, table, *, options, uniform, implementation, tuning):
+@functools.partial(jax.jit, static_argnames=("options", "form"))
+def attend(q, pages, table, *, options, form):
     options = dict(options)
-    page_size = pages.shape[1] if pages.ndim == 4 else pages.shape[3]
-    kind = dict(sliding_window=options["sliding_window"], uniform=uniform, implementation=implementation)
-    heads = Heads(q.shape[1], pages.shape[2] // (2 if pages.ndim == 4 else 1), q.shape[2])
-    metadata = prepare(*table, num_tokens=q.shape[0], page_size=page_size, heads=heads, tuning=tuning, **kind)
-    return ragged_paged_attention(q, pages, *table, sm_scale=options.pop("sm_scale"), metadata=metadata,
-                                  soft_cap=options["soft_cap"], **kind)  # fmt: skip
+    page_size, num_kv_heads = find(form.implementation, interpret=form.interpret).geometry(pages)
+    kind = dict(sliding_window=options["sliding_window"], uniform=form.uniform)
+    how = dict(implementation=form.implementation, interpret=form.interpret)
+    heads = Heads(q.shape[1], num_kv_heads, q.shape[2])
+    work = dict(num_tokens=q.shape[0], page_size=page_size, heads=heads, tuning=form.tuning)
+    metadata = prepare(*table, **work, **kind, **how)
+    return ragged_paged_attention(q, pages, *table, sm_scale=options["sm_scale"], soft_cap=options["soft_cap"],
+                                  metadata=metadata, **kind, **how)  # fmt: skip
 
 
-def run(case, a, implementation="xla", layout="own", uniform=False, tuning=SMALL, dtype=jnp.float32):
-    pages = jnp.asarray(a.pages, dtype)
-    if layout == "own":
-        pages = from_canonical(implementation, pages)
+@functools.partial(jax.jit, static_argnames=("form",))
+def write(pages, k, v, table, *, form):
+    return write_kv(pages, k, v, *table, implementation=form.implementation, interpret=form.interpret)
+
+
+def run(case, a, form=XLA):
     options = tuple(case.options().items())
-    how = dict(options=options, uniform=uniform, implementation=implementation, tuning=tuning)
-    return np.asarray(attend(jnp.asarray(a.q), pages, a.table, **how))
+    return np.asarray(attend(jnp.asarray(a.q), form.pages(a.pages), a.table, options=options, form=form))
 
 
-@pytest.mark.parametrize(("implementation", "layout", "uniform", "tuning"), FORMS)
+@all_forms()
 @settings(max_examples=25)
-@given(case=cases())
-def test_equals_the_definition(case, implementation, layout, uniform, tuning):
-    a = arrays(case)
+@given(data=st.data())
+def test_equals_the_definition(data, form):
+    case = data.draw(cases(form.kinds))
+    a = form.rounded(arrays(case))
     expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
-    got = run(case, a, implementation, layout, uniform, tuning)
-    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+    got = run(case, a, form)
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=form.atol)
     assert not got[sum(q for q, _ in case.rows) :].any()
 
 
@@ -76,51 +74,82 @@ FIXED = [
 ]
 
 
-@pytest.mark.parametrize(("implementation", "layout", "uniform", "tuning"), FORMS)
-def test_edges(implementation, layout, uniform, tuning):
+@all_forms(dtype=jnp.float32)
+def test_edges(form):
     for case in FIXED:
-        a = arrays(case)
+        a = form.rounded(arrays(case))
         expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
-        np.testing.assert_allclose(run(case, a, implementation, layout, uniform, tuning), expected, atol=2e-5)
+        np.testing.assert_allclose(run(case, a, form), expected, atol=form.atol)
+
+
+@all_forms(dtype=jnp.float32, layout="own")
+def test_a_row_of_nans_keeps_them(form):
+    """One sequence may go wrong; the others of the batch, in the same tile too, do not notice."""
+    case = Case(rows=((1, 30), (1, 40), (5, 20), (7, 3), (6, 0)), page_size=4)
+    a = arrays(case)
+    clean = run(case, a, form)
+    kv_lens, table, cu, _ = a.table
+    for row in (1, 3):
+        a.pages[table[row, : -(-kv_lens[row] // 4)]] = np.nan
+        a.q[cu[row] : cu[row + 1]] = np.nan
+    got = run(case, a, form)
+    for row in range(5):
+        mine = slice(cu[row], cu[row + 1])
+        if row in (1, 3):
+            assert np.isnan(got[mine]).all()
+        else:
+            np.testing.assert_array_equal(got[mine], clean[mine])
 
 
 @pytest.mark.parametrize("uniform", [False, True])
 def test_bfloat16_cache_is_as_near_as_its_roundings(uniform):
+    form = dataclasses.replace(XLA, uniform=uniform, dtype=jnp.bfloat16)
     case = Case(rows=((1, 63), (1, 40), (9, 20)), page_size=4)
-    a = arrays(case)
-    a.pages = np.asarray(jnp.asarray(a.pages, jnp.bfloat16), np.float32)
+    a = form.rounded(arrays(case))
     expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
-    got = run(case, a, uniform=uniform, dtype=jnp.bfloat16)
-    np.testing.assert_allclose(got, expected, atol=0.02)
+    np.testing.assert_allclose(run(case, a, form), expected, atol=0.02)
 
 
-def test_result_has_the_type_of_q():
+@pytest.mark.parametrize("form", [XLA, TPU], ids=["xla", "tpu"])
+def test_result_has_the_type_of_q(form):
     case = FIXED[3]
     a = arrays(case)
-    a.q = jnp.asarray(a.q, jnp.bfloat16)
-    assert run(case, a, dtype=jnp.float16).dtype == jnp.bfloat16
+    for dtype in (jnp.bfloat16, jnp.float16):
+        a.q = jnp.asarray(a.q, dtype)
+        assert run(case, a, dataclasses.replace(form, dtype=jnp.float16)).dtype == dtype
 
 
-@pytest.mark.parametrize("layout", ["own", "canonical"])
+@all_forms(uniform=False)
 @settings(max_examples=20)
-@given(case=cases())
-def test_write_puts_every_token_in_its_place_and_nothing_elsewhere(case, layout):
-    a = arrays(case)
-    pages = a.pages_before if layout == "canonical" else from_canonical("xla", jnp.asarray(a.pages_before))
-    got = to_canonical("xla", jax.jit(write_kv)(jnp.asarray(pages), a.k, a.v, *a.table))
-    np.testing.assert_array_equal(got, a.pages)
+@given(data=st.data())
+def test_write_puts_every_token_in_its_place_and_nothing_elsewhere(data, form):
+    case = data.draw(cases(form.kinds))
+    drawn = arrays(case)
+    a = form.rounded(drawn)
+    got = write(form.pages(a.pages_before), drawn.k, drawn.v, a.table, form=form)
+    np.testing.assert_array_equal(form.canonical(got, case), a.pages)
     np.testing.assert_array_equal(reference.write_kv(a.pages_before, a.k, a.v, *a.table), a.pages)
 
 
-def test_own_layout_round_trips():
-    canonical = jnp.arange(3 * 4 * 6 * 8.0).reshape(3, 4, 6, 8)
-    own = from_canonical("xla", canonical)
-    assert own.shape == pages_shape("xla", 3, 4, 3, 8)
-    np.testing.assert_array_equal(to_canonical("xla", own), canonical)
+@pytest.mark.parametrize("implementation", ["xla", "mosaic_tpu"])
+@pytest.mark.parametrize("head_dim", [8, 128, 160])
+def test_own_layout_round_trips(implementation, head_dim):
+    canonical = jnp.arange(3.0 * 4 * 6 * head_dim).reshape(3, 4, 6, head_dim)
+    own = from_canonical(implementation, canonical)
+    assert own.shape == pages_shape(implementation, 3, 4, 3, head_dim)
+    np.testing.assert_array_equal(to_canonical(implementation, own)[..., :head_dim], canonical)
 
 
-@pytest.mark.parametrize(("dtype", "window", "tuning"), [(jnp.float32, 9, SMALL), (jnp.bfloat16, None, Tuning())])
-def test_uniform_results_do_not_know_company_place_or_chunks(dtype, window, tuning):
+UNIFORM = [
+    pytest.param(dataclasses.replace(XLA, uniform=True), 9, id="xla"),
+    pytest.param(dataclasses.replace(XLA, uniform=True, dtype=jnp.bfloat16, tuning=None), None, id="xla-bfloat16"),
+    pytest.param(dataclasses.replace(TPU, uniform=True), 9, id="tpu"),
+    pytest.param(dataclasses.replace(TPU, uniform=True, dtype=jnp.bfloat16), None, id="tpu-bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("form", "window"), UNIFORM)
+def test_uniform_results_do_not_know_company_place_or_chunks(form, window):
     """One prompt: whole, in chunks, alone, and anywhere among others; all of its tokens bitwise the same."""
     prompt, others = 18, [(1, 50), (1, 3), (2, 33)]
     rng = np.random.default_rng(0)
@@ -137,30 +166,32 @@ def test_uniform_results_do_not_know_company_place_or_chunks(dtype, window, tuni
                     a.pages[table[place, p // 4], p % 4] = whole.pages[whole.table[1][0, p // 4], p % 4]
                 mine = slice(cu[place], cu[place + 1])
                 a.q[mine] = whole.q[begin : begin + mine.stop - mine.start]
-                got = run(case, a, uniform=True, dtype=dtype, tuning=tuning)[mine]
+                got = run(case, a, form)[mine]
                 for i, row in enumerate(got):
                     seen[begin + i].add(row.tobytes())
     assert {p: len(variants) for p, variants in seen.items()} == dict.fromkeys(seen, 1)
 
 
-def test_layers_in_one_array_are_reached_by_offset():
+@pytest.mark.parametrize("form", [XLA, TPU], ids=["xla", "tpu"])
+def test_layers_in_one_array_are_reached_by_offset(form):
     case, layers = FIXED[3], 3
     a = arrays(case)
     table, per, q = tuple(map(jnp.asarray, a.table)), a.pages.shape[0], jnp.asarray(a.q)
+    how = dict(implementation=form.implementation, interpret=form.interpret)
 
     @jax.jit
     def layer(pages, k, v, offset):
         metadata = prepare(
-            *table, num_tokens=case.num_tokens, page_size=4, heads=Heads(4, 2, 8), tuning=SMALL
+            *table, num_tokens=case.num_tokens, page_size=4, heads=Heads(4, 2, 8), tuning=form.tuning, **how
         ).offset_pages(offset)
-        pages = write_kv(pages, k, v, *table, metadata=metadata)
-        return ragged_paged_attention(q, pages, *table, sm_scale=0.3, metadata=metadata), pages
+        pages = write_kv(pages, k, v, *table, metadata=metadata, **how)
+        return ragged_paged_attention(q, pages, *table, sm_scale=0.3, metadata=metadata, **how), pages
 
-    pages = from_canonical("xla", jnp.concatenate([jnp.asarray(a.pages_before) + i for i in range(layers)]))
+    pages = form.pages(np.concatenate([a.pages_before + i for i in range(layers)]))
     for i in range(layers):
         out, pages = layer(pages, a.k + i, a.v - i, i * per)
         expected = reference.write_kv(a.pages_before + i, a.k + i, a.v - i, *a.table)
-        np.testing.assert_array_equal(to_canonical("xla", pages)[i * per : (i + 1) * per], expected)
+        np.testing.assert_array_equal(form.canonical(pages, case)[i * per : (i + 1) * per], expected)
         expected = reference.ragged_paged_attention(a.q, expected, *a.table, sm_scale=0.3)
         np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
 
@@ -201,6 +232,8 @@ def test_resolve_says_what_runs_and_refuses_the_rest():
     assert resolve() == resolve("xla") == "xla"
     with pytest.raises(NotImplementedError, match="'mosaic_gpu' is not built yet"):
         resolve("mosaic_gpu")
+    with pytest.raises(NotImplementedError, match=r"'mosaic_tpu' cannot run on cpu \(cpu\): it needs a TPU"):
+        resolve("mosaic_tpu")
     with pytest.raises(ValueError, match="'cuda' is not one of xla, mosaic_tpu, mosaic_gpu"):
         resolve("cuda")
 
@@ -218,3 +251,11 @@ def test_wrong_shapes_and_stale_metadata_are_refused():
         ragged_paged_attention(a.q, jnp.zeros((2, 3)), *a.table, sm_scale=1.0)
     with pytest.raises(ValueError, match="sliding_window = 0"):
         ragged_paged_attention(a.q, jnp.asarray(a.pages), *a.table, sm_scale=1.0, sliding_window=0)
+
+
+def test_tuning_that_does_not_fit_is_refused():
+    a = arrays(FIXED[1])
+    tuning = dataclasses.replace(TPU.tuning, fetch=40)
+    how = dict(num_tokens=24, page_size=4, heads=Heads(4, 2, 8), implementation="mosaic_tpu", interpret=True)
+    with pytest.raises(ValueError, match=r"tuning.fetch = 40, but it has to be a multiple of 16, single_block"):
+        prepare(*a.table, tuning=tuning, **how)

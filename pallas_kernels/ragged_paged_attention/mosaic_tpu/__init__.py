@@ -1,0 +1,1 @@
+"""The TPU implementation: Mosaic kernels whose K/V pages travel by double-buffered asynchronous copies."""
