@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from pallas_kernels.ragged_paged_attention import layout, metadata, xla
 from pallas_kernels.ragged_paged_attention.layout import Pages
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout as hopper_layout
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as hopper_metadata
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import operations as hopper
 from pallas_kernels.ragged_paged_attention.target import Target, current_target
 
 
@@ -64,8 +67,21 @@ XLA = Implementation(
     write=xla.write,
 )
 
+MOSAIC_GPU = Implementation(
+    name="mosaic_gpu",
+    why_not=hopper.why_not,
+    pages_shape=hopper_layout.shape,
+    pages_dtype=hopper_layout.kept_dtype,
+    from_canonical=hopper_layout.from_canonical,
+    to_canonical=hopper_layout.to_canonical,
+    geometry=hopper_layout.geometry,
+    prepare=hopper_metadata.build,
+    attend=hopper.attend,
+    write=hopper.write,
+)
+
 NAMES = ("xla", "mosaic_tpu", "mosaic_gpu")
-BUILT = {each.name: each for each in (XLA,)}
+BUILT = {each.name: each for each in (XLA, MOSAIC_GPU)}
 
 
 def find(name: str | None, *, interpret: bool = False) -> Implementation:

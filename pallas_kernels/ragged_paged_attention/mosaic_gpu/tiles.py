@@ -1,0 +1,172 @@
+"""Prompts and chunks on Hopper: tiles of query rows against the pages of their row.
+
+A query row is a (token, head of the group) pair, so a tile of 128 rows shares its K/V among all heads of the group, and a
+chunk of a few tokens fills tiles that single heads would leave empty. In each program of a persistent grid one warpgroup
+fetches K/V blocks ahead, across the ends of tiles, and two compute 64 rows each: while one of them works out its weights
+the other keeps the tensor cores busy. Blocks that no row of the tile sees are never fetched, and only blocks at the
+diagonal or at a window's edge are masked. A tile's results go to a place of their own, so a ragged end overwrites nobody.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float
+
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import common, metadata as columns
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, ROWS, WGMMA, full
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
+
+COMPUTE, FETCH = 2, 2  # two warpgroups compute, and the third fetches
+ROWS_EACH = 64  # query rows of a warpgroup: wgmma's M
+
+
+def stages(width: int) -> int:
+    """Blocks in flight, in what a processor's 227 KB leave beside queries and weights."""
+    return min(6, (208 * 1024 - COMPUTE * ROWS_EACH * (width + BLOCK) * 2) // (BLOCK * 2 * width * 2))
+
+
+def attend(
+    q: Float[Array, "K TG C"], kv: Float[Array, "rows C2"], meta: HopperMetadata, *, sm_scale, soft_cap, options: dict
+) -> Float[Array, "K QM C"]:
+    """Results of the query rows at their tiles' places (see `HopperMetadata.place`), in q's type; other places hold anything."""
+    heads, width, size = q.shape[0], q.shape[2], COMPUTE * ROWS_EACH
+    q = jnp.pad(q, ((0, 0), (0, size), (0, 0)))  # the last tile may reach past the last query
+    per_page, depth = common.copies(meta.page_size), stages(width)
+    return plgpu.kernel(
+        functools.partial(_programme, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap),
+        out_type=jax.ShapeDtypeStruct((heads, meta.tiles.shape[0] * size, width), q.dtype),
+        grid=(meta.tuning.tile_programs,),
+        grid_names=("program",),
+        num_threads=COMPUTE + 1,
+        thread_name="warpgroup",
+        scratch_types=[
+            common.operand((COMPUTE, ROWS_EACH, width), q.dtype),
+            common.operand((depth, BLOCK, 2 * width), kv.dtype),
+            common.operand((COMPUTE, ROWS_EACH, BLOCK), q.dtype),
+            plgpu.Barrier(num_barriers=COMPUTE),
+            plgpu.Barrier(num_arrivals=per_page, num_barriers=depth),
+            plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=depth),
+            plgpu.Barrier(num_arrivals=COMPUTE),
+        ],
+        **options,
+    )(meta.num_tiles, meta.tiles, meta.page_table, q, kv)
+
+
+def _programme(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_full, ready, free, tail, *, meta, sm_scale,
+               soft_cap):  # fmt: skip
+    """One program: every so-manieth (tile, K/V head), the longest first."""
+    program, me = lax.axis_index("program"), lax.axis_index("warpgroup")
+    heads, depth, grid = meta.heads.num_kv, kv_smem.shape[0], meta.tuning.tile_programs
+    mine = lax.div(num_tiles[0] * heads - program + (grid - 1), jnp.int32(grid))
+
+    def work(i):
+        number = program + i * grid
+        tile, head = lax.div(number, jnp.int32(heads)), lax.rem(number, jnp.int32(heads))
+        return (lambda column: tiles[tile, column]), head
+
+    @pl.when(me == FETCH)
+    def _():
+        plgpu.set_max_registers(40, action="decrease")
+
+        def one(i, step):
+            at, head = work(i)
+            row, stop = at(columns.TILE_ROW), at(columns.TILE_STOP)
+
+            def block(b, step):
+                stage = lax.rem(step, jnp.int32(depth))
+
+                @pl.when(step >= depth)
+                def _():
+                    plgpu.barrier_wait(free.at[stage])
+
+                where = (row, head, b, stop)
+                common.fetch(kv, table, where, meta.page_size, heads, kv_smem.at[stage], ready.at[stage])
+                return step + 1
+
+            return lax.fori_loop(at(columns.TILE_BLOCK0), at(columns.TILE_BLOCK1), block, step)
+
+        lax.fori_loop(0, mine, one, jnp.int32(0))
+
+    @pl.when(me < COMPUTE)
+    def _():
+        plgpu.set_max_registers(232, action="increase")
+        compute = functools.partial(
+            _tile, me=me, q_smem=q_smem.at[me], kv_smem=kv_smem, p_smem=p_smem.at[me], ready=ready, free=free, tail=tail,
+            meta=meta, sm_scale=sm_scale, soft_cap=soft_cap,
+        )  # fmt: skip
+
+        def one(i, step):
+            at, head = work(i)
+            query = at(columns.TILE_QUERY) + me * ROWS_EACH
+            plgpu.copy_gmem_to_smem(q.at[head, pl.ds(query, ROWS_EACH)], q_smem.at[me], q_full.at[me])
+            plgpu.barrier_wait(q_full.at[me])
+            step = compute(at, step)
+            plgpu.commit_smem()
+            place = at(columns.TILE_PLACE) * (COMPUTE * ROWS_EACH) + me * ROWS_EACH
+            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[head, pl.ds(place, ROWS_EACH)])
+            plgpu.wait_smem_to_gmem(0)
+            return step
+
+        lax.fori_loop(0, mine, one, jnp.int32(0))
+
+
+def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_scale, soft_cap):
+    """Attention of this warpgroup's rows of a tile; the result replaces the queries."""
+    group, window, depth = meta.heads.group, meta.sliding_window, kv_smem.shape[0]
+    width, stop = q_smem.shape[1], at(columns.TILE_STOP)
+    each = 64 if width > 128 else width  # columns of the result that are computed at a time
+    begin = at(columns.TILE_AT) + me * ROWS_EACH  # group x position of the first row; + 1 from row to row
+
+    def block(b, carry, *, masked: bool):
+        step, top, total, acc = carry
+        stage = lax.rem(step, jnp.int32(depth))
+        plgpu.barrier_wait(ready.at[stage])
+        k = kv_smem.at[stage, :, pl.ds(0, width)]
+        scores = common.scaled(common.product(q_smem, k.transpose((1, 0))), sm_scale, soft_cap)
+        if masked:
+            row, column = (plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=WGMMA) for axis in (0, 1))
+            row, column = begin + row, (b * BLOCK + column) * group  # so that positions compare without a division
+            seen = column <= row
+            if window is not None:
+                seen &= row < column + window * group
+            scores = jnp.where(seen, scores, NEG)
+        new_top = jnp.maximum(top, scores.max(axis=1))
+        weight = jnp.exp2(scores - lax.broadcast_in_dim(new_top, scores.shape, [0]))
+        keep = jnp.exp2(top - new_top)
+        p_smem[...] = weight.astype(p_smem.dtype)
+        if masked:
+
+            @pl.when((b + 1) * BLOCK > stop)
+            def _():
+                @pl.when(me == 0)
+                def _():
+                    common.zero_tail(kv_smem.at[stage], width, stop - b * BLOCK)
+                    plgpu.commit_smem()
+
+                plgpu.barrier_arrive(tail)
+                plgpu.barrier_wait(tail)
+
+        plgpu.commit_smem()
+        new_acc = []
+        for i, old in enumerate(acc):
+            part = common.product(p_smem, kv_smem.at[stage, :, pl.ds(width + i * each, each)])
+            new_acc.append(old * lax.broadcast_in_dim(keep, old.shape, [0]) + part)
+        plgpu.barrier_arrive(free.at[stage])
+        return step + 1, new_top, total * keep + weight.sum(axis=1), tuple(new_acc)
+
+    carry = (step, full((ROWS_EACH,), NEG, ROWS), full((ROWS_EACH,), 0, ROWS))
+    carry += (tuple(full((ROWS_EACH, each), 0, WGMMA) for _ in range(width // each)),)
+    edges = [at(x) for x in (columns.TILE_BLOCK0, columns.TILE_PLAIN0, columns.TILE_PLAIN1, columns.TILE_BLOCK1)]
+    for low, high, masked in zip(edges[:-1], edges[1:], (True, False, True), strict=True):
+        if low is not edges[0] or window is not None:  # without a window the first stretch is empty
+            carry = lax.fori_loop(low, high, functools.partial(block, masked=masked), carry)
+    step, _, total, acc = carry
+    for i, one in enumerate(acc):
+        done = one / lax.broadcast_in_dim(total, one.shape, [0])
+        q_smem.at[:, pl.ds(i * each, each)][...] = done.astype(q_smem.dtype)
+    return step
