@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import common, metadata as columns
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, ROWS, WGMMA, full
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK, LANES
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
 
 COMPUTE, FETCH = 2, 2  # two warpgroups compute, and the third fetches
@@ -37,9 +37,9 @@ def attend(
     heads, width, size = q.shape[0], q.shape[2], COMPUTE * ROWS_EACH
     q = jnp.pad(q, ((0, 0), (0, size), (0, 0)))  # the last tile may reach past the last query
     per_page, depth = common.copies(meta.page_size), stages(width)
-    return plgpu.kernel(
-        functools.partial(_programme, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap),
-        out_type=jax.ShapeDtypeStruct((heads, meta.tiles.shape[0] * size, width), q.dtype),
+    run = plgpu.kernel(
+        functools.partial(_program, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap),
+        out_type=jax.ShapeDtypeStruct((heads * meta.tiles.shape[0] * size, width), q.dtype),
         grid=(meta.tuning.tile_programs,),
         grid_names=("program",),
         num_threads=COMPUTE + 1,
@@ -48,20 +48,21 @@ def attend(
             common.operand((COMPUTE, ROWS_EACH, width), q.dtype),
             common.operand((depth, BLOCK, 2 * width), kv.dtype),
             common.operand((COMPUTE, ROWS_EACH, BLOCK), q.dtype),
-            plgpu.Barrier(num_barriers=COMPUTE),
             plgpu.Barrier(num_arrivals=per_page, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE),
         ],
         **options,
-    )(meta.num_tiles, meta.tiles, meta.page_table, q, kv)
+    )
+    return run(meta.num_tiles, meta.tiles, meta.page_table, q.reshape(-1, width), kv).reshape(heads, -1, width)
 
 
-def _programme(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_full, ready, free, tail, *, meta, sm_scale,
-               soft_cap):  # fmt: skip
+def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, ready, free, tail, *, meta, sm_scale,
+             soft_cap):  # fmt: skip
     """One program: every so-manieth (tile, K/V head), the longest first."""
     program, me = lax.axis_index("program"), lax.axis_index("warpgroup")
     heads, depth, grid = meta.heads.num_kv, kv_smem.shape[0], meta.tuning.tile_programs
+    queries, places = q.shape[0] // heads, out.shape[0] // heads
     mine = lax.div(num_tiles[0] * heads - program + (grid - 1), jnp.int32(grid))
 
     def work(i):
@@ -102,13 +103,16 @@ def _programme(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_f
 
         def one(i, step):
             at, head = work(i)
-            query = at(columns.TILE_QUERY) + me * ROWS_EACH
-            plgpu.copy_gmem_to_smem(q.at[head, pl.ds(query, ROWS_EACH)], q_smem.at[me], q_full.at[me])
-            plgpu.barrier_wait(q_full.at[me])
+            query = head * queries + at(columns.TILE_QUERY) + me * ROWS_EACH
+            # through registers: a swizzled TMA copy starts at multiples of 8 rows only, and queries start anywhere
+            for part in (pl.ds(i, LANES) for i in range(0, q.shape[1], LANES)):
+                rows = plgpu.load(q.at[pl.ds(query, ROWS_EACH), part], layout=WGMMA, optimized=False)
+                q_smem.at[me, :, part][...] = rows
+            plgpu.commit_smem()
             step = compute(at, step)
             plgpu.commit_smem()
-            place = at(columns.TILE_PLACE) * (COMPUTE * ROWS_EACH) + me * ROWS_EACH
-            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[head, pl.ds(place, ROWS_EACH)])
+            place = head * places + (at(columns.TILE_PLACE) * COMPUTE + me) * ROWS_EACH
+            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[pl.ds(place, ROWS_EACH)])
             plgpu.wait_smem_to_gmem(0)
             return step
 
