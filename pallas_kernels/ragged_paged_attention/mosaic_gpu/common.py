@@ -27,7 +27,7 @@ def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
 
 
 def product(a: Any, b: Any) -> jax.Array:
-    """a @ b of two operands in shared memory, in float32 registers."""
+    """A @ b of two operands in shared memory, in float32 registers."""
 
     def run(acc):
         plgpu.wgmma(acc, a, b)
@@ -41,7 +41,9 @@ def copies(page_size: int) -> int:
     return BLOCK // piece(page_size)
 
 
-def fetch(kv: Any, table: Any, at: tuple[Any, Any, Any, Any], page_size: int, heads: int, to: Any, barrier: Any) -> None:
+def fetch(
+    kv: Any, table: Any, at: tuple[Any, Any, Any, Any], page_size: int, heads: int, to: Any, barrier: Any
+) -> None:
     """Start the copies of one block. `at`: row of the table, K/V head, block, and where the row's K/V ends.
 
     Past the end the last stretch is copied again (out of the cache), so that a barrier always counts the same number.
@@ -70,5 +72,5 @@ def zero_tail(block: Any, width: int, left: Any) -> None:
     for i in range(width, 2 * width, LANES):
         part = block.at[:, pl.ds(i, LANES)]
         row = plgpu.broadcasted_iota(jnp.int32, (BLOCK, LANES), 0, layout=WGMMA)
-        values = plgpu.load(part, layout=WGMMA, optimized=False)
+        values = plgpu.load(part, layout=WGMMA)
         part[...] = jnp.where(row < left, values, jnp.zeros_like(values))

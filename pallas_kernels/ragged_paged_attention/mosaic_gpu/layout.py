@@ -32,7 +32,9 @@ def piece(page_size: int) -> int:
 def shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
     """Shape of the pages. ValueError for a page size that TMA copies could not serve."""
     if page_size % 8:
-        raise ValueError(f"page_size = {page_size} is no multiple of 8, as pages on Hopper must be (16 to 256 are fast)")
+        raise ValueError(
+            f"page_size = {page_size} is no multiple of 8, as pages on Hopper must be (16 to 256 are fast)"
+        )
     return (num_pages, num_kv_heads, page_size, 2, padded(head_dim))
 
 

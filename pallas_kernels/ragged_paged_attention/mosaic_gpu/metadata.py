@@ -18,11 +18,14 @@ from pallas_kernels.ragged_paged_attention.layout import Heads
 from pallas_kernels.ragged_paged_attention.metadata import ceil_div
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
 
+ALIGNED = 8  # rows of a swizzled tile in shared memory
 Scalar = Int[Array, ""]
 # columns of the tables that the kernels read
 FIRST, COUNT, BEGIN, END = range(4)  # of a program: its first item, how many it touches, its share of the line
 ROW, TOKEN, STOP, LOW, BLOCK0, BLOCKS, LINE = range(7)  # of a single; LINE is where its first item's blocks begin
-TILE_ROW, TILE_QUERY, TILE_PLACE, TILE_AT, TILE_STOP, TILE_BLOCK0, TILE_BLOCK1, TILE_PLAIN0, TILE_PLAIN1 = range(9)  # of a tile
+TILE_ROW, TILE_QUERY, TILE_PLACE, TILE_AT, TILE_STOP, TILE_BLOCK0, TILE_BLOCK1, TILE_PLAIN0, TILE_PLAIN1 = range(
+    9
+)  # of a tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +44,10 @@ class Tuning:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["programs", "singles", "parts", "tiles", "num_tiles", "page_table", "single", "place", "write_page", "write_slot"],
+    data_fields=["programs", "singles", "parts", "tiles", "num_tiles", "queries", "page_table", "single", "place",
+                 "write_page", "write_slot"],
     meta_fields=["page_size", "sliding_window", "uniform", "heads", "tuning"],
-)
+)  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class HopperMetadata:
     """Work lists of one iteration, all int32; N singles and Q tiles at most. Pages that no row has are 0."""
@@ -53,6 +57,9 @@ class HopperMetadata:
     parts: Int[Array, "items 2"]  # of an item: where its first part is in the workspace, and how many it has
     tiles: Int[Array, "Q 9"]  # those with most blocks first
     num_tiles: Int[Array, " 1"]
+    queries: Int[
+        Array, " M"
+    ]  # which of the T x G query rows stands where: those of a row of the table begin at multiples of 8
     page_table: Int[Array, "R P"]
     single: Int[Array, " T"]  # which single a token is; -1: none
     place: Int[Array, " T"]  # where the tiles' results have the rows of a token; -1: nowhere
@@ -128,13 +135,16 @@ def build(
     valid = jnp.arange(num_tokens) < rows.total
     per_single = chunks(heads)[1] * heads.num_kv  # items
     singles, single = _singles(rows, uniform, per_single)
-    tiles, num_tiles, place = _tiles(rows, uniform, heads.group, tuning.tile)
+    tiled = jnp.zeros_like(rows.q_lens) if uniform else jnp.where(rows.q_lens > 1, rows.q_lens, 0)
+    queries, begin = _queries(rows, tiled, heads.group, tuning.tile)
+    tiles, num_tiles, place = _tiles(rows, tiled, begin, heads.group, tuning.tile)
     return HopperMetadata(
         programs=(programs := _programs(singles, per_single, uniform, tuning)),
         singles=singles,
         parts=_parts(singles, programs, per_single),
         tiles=tiles,
         num_tiles=num_tiles,
+        queries=queries,
         page_table=rows.page_table,
         single=single,
         place=place,
@@ -149,7 +159,7 @@ def build(
 
 
 def chunks(heads: Heads) -> tuple[int, int]:
-    """wgmma's N for a group's heads, and how many such chunks a group takes: the accumulator has to stay in registers."""
+    """Wgmma's N for a group's heads, and how many such chunks a group takes: the accumulator has to stay in registers."""
     count = ceil_div(heads.group, 32 if heads.dim > 128 else 64)
     size = ceil_div(heads.group, count)
     return size + -size % 8, count
@@ -206,9 +216,22 @@ def _parts(singles: Int[Array, "N 7"], programs: Int[Array, "programs 4"], heads
     return parts.reshape(-1, 2).astype(jnp.int32)
 
 
-def _tiles(rows: _Rows, uniform: bool, group: int, size: int) -> tuple[Int[Array, "Q 9"], Int[Array, " 1"], Int[Array, " T"]]:
+def _queries(rows: _Rows, q_lens: Int[Array, " R"], group: int, size: int) -> tuple[Int[Array, " M"], Int[Array, " R"]]:
+    """Query rows of the rows in tiles, and where those of each row begin: at a multiple of 8, where a TMA copy can."""
+    aligned = q_lens * group + -(q_lens * group) % ALIGNED
+    ends = jnp.cumsum(aligned)
+    tokens, num_rows = rows.row.shape[0], q_lens.shape[0]
+    length = tokens * group + ALIGNED * min(num_rows, tokens // 2) + size  # the last tile may reach past the last query
+    at = jnp.arange(length + -length % ALIGNED, dtype=jnp.int32)
+    row = jnp.minimum((at[:, None] >= ends[None]).sum(1), num_rows - 1)
+    source = rows.begin[row] * group + at - (ends - aligned)[row]
+    return jnp.clip(source, 0, tokens * group - 1).astype(jnp.int32), (ends - aligned).astype(jnp.int32)
+
+
+def _tiles(
+    rows: _Rows, q_lens: Int[Array, " R"], begin: Int[Array, " R"], group: int, size: int
+) -> tuple[Int[Array, "Q 9"], Int[Array, " 1"], Int[Array, " T"]]:
     """Tiles with their K/V blocks, longest first; how many are real; where the results of each token will stand."""
-    q_lens = jnp.zeros_like(rows.q_lens) if uniform else jnp.where(rows.q_lens > 1, rows.q_lens, 0)
     num_tokens, num_rows = rows.row.shape[0], q_lens.shape[0]
     ends = jnp.cumsum(ceil_div(q_lens * group, size))
     starts = ends - ceil_div(q_lens * group, size)
@@ -221,7 +244,7 @@ def _tiles(rows: _Rows, uniform: bool, group: int, size: int) -> tuple[Int[Array
     block0, block1 = rows.low(first) // BLOCK, ceil_div(last + 1, BLOCK)
     plain0 = jnp.clip(ceil_div(rows.low(last), BLOCK), block0, block1)
     plain1 = jnp.clip((first + 1) // BLOCK, plain0, block1)
-    table = jnp.stack([row, rows.begin[row] * group + within, tile, before * group + within, last + 1, block0, block1,
+    table = jnp.stack([row, begin[row] + within, tile, before * group + within, last + 1, block0, block1,
                        plain0, plain1], axis=1)  # fmt: skip
     order = jnp.argsort(jnp.where(tile < ends[-1], block0 - block1, 1), stable=True)
     query = jnp.arange(num_tokens, dtype=jnp.int32) - rows.begin[rows.row]

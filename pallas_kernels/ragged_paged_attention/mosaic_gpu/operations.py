@@ -8,7 +8,6 @@ launch and a trip of T x 2K x C numbers through the second-level cache, where th
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
@@ -85,7 +84,8 @@ def _singles(q: Float[Array, "T K G C"], kv, meta: HopperMetadata, options) -> F
 def _tiles(q: Float[Array, "T K G C"], kv, meta: HopperMetadata, options) -> Float[Array, "T K G C"]:
     """Results of the tokens that stand in tiles, anything for the others."""
     tokens, heads, group, width = q.shape
-    done = tiles.attend(q.transpose(1, 0, 2, 3).reshape(heads, tokens * group, width), kv, meta, **options)
+    rows = q.transpose(1, 0, 2, 3).reshape(heads, tokens * group, width)[:, meta.queries]
+    done = tiles.attend(rows, kv, meta, **options)
     at = jnp.maximum(meta.place, 0)[:, None] + jnp.arange(group)[None]
     return done[:, at].transpose(1, 0, 2, 3)
 

@@ -7,7 +7,6 @@ second small kernel adds up the parts of each item.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.ragged_paged_attention.mosaic_gpu import common, metadata as columns
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import common
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as columns
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import COLUMNS, NEG, WGMMA, full
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
@@ -106,34 +106,6 @@ def _share(programs, singles, table, q, kv, sums, tops, totals, q_smem, kv_smem,
         low, high = jnp.maximum(begin - start, 0), jnp.minimum(end - start, blocks)
         return number, at, head, at(columns.BLOCK0) + low, at(columns.BLOCK0) + high
 
-    @pl.when(lax.axis_index("warpgroup") == FETCH)
-    def _():
-        def one(s, step):
-            _, at, head, low, high = item(s)
-            row, stop, slot = at(columns.ROW), at(columns.STOP), lax.rem(s, jnp.int32(2))
-            query = (at(columns.TOKEN) * heads + head) * n
-
-            @pl.when(s >= 2)
-            def _():
-                plgpu.barrier_wait(q_free.at[slot])
-
-            plgpu.copy_gmem_to_smem(q.at[pl.ds(query, n)], q_smem.at[slot], q_full.at[slot])
-
-            def block(b, step):
-                stage = lax.rem(step, jnp.int32(depth))
-
-                @pl.when(step >= depth)
-                def _():
-                    plgpu.barrier_wait(free.at[stage])
-
-                where = (row, lax.div(head, jnp.int32(chunks)), b, stop)
-                common.fetch(kv, table, where, meta.page_size, meta.heads.num_kv, kv_smem.at[stage], full_.at[stage])
-                return step + 1
-
-            return lax.fori_loop(low, high, block, step)
-
-        lax.fori_loop(0, count, one, jnp.int32(0))
-
     @pl.when(lax.axis_index("warpgroup") == COMPUTE)
     def _():
         width = kv_smem.shape[2] // 2
@@ -175,5 +147,33 @@ def _share(programs, singles, table, q, kv, sums, tops, totals, q_smem, kv_smem,
             plgpu.store(tops.at[part], top, optimized=False)
             plgpu.store(totals.at[part], total.sum(axis=0), optimized=False)
             return step
+
+        lax.fori_loop(0, count, one, jnp.int32(0))
+
+    @pl.when(lax.axis_index("warpgroup") == FETCH)
+    def _():
+        def one(s, step):
+            _, at, head, low, high = item(s)
+            row, stop, slot = at(columns.ROW), at(columns.STOP), lax.rem(s, jnp.int32(2))
+            query = (at(columns.TOKEN) * heads + head) * n
+
+            @pl.when(s >= 2)
+            def _():
+                plgpu.barrier_wait(q_free.at[slot])
+
+            plgpu.copy_gmem_to_smem(q.at[pl.ds(query, n)], q_smem.at[slot], q_full.at[slot])
+
+            def block(b, step):
+                stage = lax.rem(step, jnp.int32(depth))
+
+                @pl.when(step >= depth)
+                def _():
+                    plgpu.barrier_wait(free.at[stage])
+
+                where = (row, lax.div(head, jnp.int32(chunks)), b, stop)
+                common.fetch(kv, table, where, meta.page_size, meta.heads.num_kv, kv_smem.at[stage], full_.at[stage])
+                return step + 1
+
+            return lax.fori_loop(low, high, block, step)
 
         lax.fori_loop(0, count, one, jnp.int32(0))

@@ -16,10 +16,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.ragged_paged_attention.mosaic_gpu import common, metadata as columns
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import common
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as columns
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, ROWS, WGMMA, full
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK, LANES
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import ALIGNED, HopperMetadata
 
 COMPUTE, FETCH = 2, 2  # two warpgroups compute, and the third fetches
 ROWS_EACH = 64  # query rows of a warpgroup: wgmma's M
@@ -31,11 +32,13 @@ def stages(width: int) -> int:
 
 
 def attend(
-    q: Float[Array, "K TG C"], kv: Float[Array, "rows C2"], meta: HopperMetadata, *, sm_scale, soft_cap, options: dict
+    q: Float[Array, "K M C"], kv: Float[Array, "rows C2"], meta: HopperMetadata, *, sm_scale, soft_cap, options: dict
 ) -> Float[Array, "K QM C"]:
-    """Results of the query rows at their tiles' places (see `HopperMetadata.place`), in q's type; other places hold anything."""
+    """Results of the query rows `q` (see `HopperMetadata.queries`) at the places of their tiles (`HopperMetadata.place`).
+
+    They have q's type; places that belong to no token hold anything.
+    """
     heads, width, size = q.shape[0], q.shape[2], COMPUTE * ROWS_EACH
-    q = jnp.pad(q, ((0, 0), (0, size), (0, 0)))  # the last tile may reach past the last query
     per_page, depth = common.copies(meta.page_size), stages(width)
     run = plgpu.kernel(
         functools.partial(_program, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap),
@@ -48,6 +51,7 @@ def attend(
             common.operand((COMPUTE, ROWS_EACH, width), q.dtype),
             common.operand((depth, BLOCK, 2 * width), kv.dtype),
             common.operand((COMPUTE, ROWS_EACH, BLOCK), q.dtype),
+            plgpu.Barrier(num_barriers=COMPUTE),
             plgpu.Barrier(num_arrivals=per_page, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE),
@@ -57,8 +61,8 @@ def attend(
     return run(meta.num_tiles, meta.tiles, meta.page_table, q.reshape(-1, width), kv).reshape(heads, -1, width)
 
 
-def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, ready, free, tail, *, meta, sm_scale,
-             soft_cap):  # fmt: skip
+def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_full, ready, free, tail, *, meta,
+             sm_scale, soft_cap):  # fmt: skip
     """One program: every so-manieth (tile, K/V head), the longest first."""
     program, me = lax.axis_index("program"), lax.axis_index("warpgroup")
     heads, depth, grid = meta.heads.num_kv, kv_smem.shape[0], meta.tuning.tile_programs
@@ -69,6 +73,30 @@ def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, ready
         number = program + i * grid
         tile, head = lax.div(number, jnp.int32(heads)), lax.rem(number, jnp.int32(heads))
         return (lambda column: tiles[tile, column]), head
+
+    @pl.when(me < COMPUTE)
+    def _():
+        plgpu.set_max_registers(232, action="increase")
+        compute = functools.partial(
+            _tile, me=me, q_smem=q_smem.at[me], kv_smem=kv_smem, p_smem=p_smem.at[me], ready=ready, free=free, tail=tail,
+            meta=meta, sm_scale=sm_scale, soft_cap=soft_cap,
+        )  # fmt: skip
+
+        def one(i, step):
+            at, head = work(i)
+            query = head * queries + at(columns.TILE_QUERY) + me * ROWS_EACH
+            plgpu.copy_gmem_to_smem(
+                q.at[pl.ds(pl.multiple_of(query, ALIGNED), ROWS_EACH)], q_smem.at[me], q_full.at[me]
+            )
+            plgpu.barrier_wait(q_full.at[me])
+            step = compute(at, step)
+            plgpu.commit_smem()
+            place = head * places + (at(columns.TILE_PLACE) * COMPUTE + me) * ROWS_EACH
+            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[pl.ds(place, ROWS_EACH)])
+            plgpu.wait_smem_to_gmem(0)
+            return step
+
+        lax.fori_loop(0, mine, one, jnp.int32(0))
 
     @pl.when(me == FETCH)
     def _():
@@ -93,67 +121,45 @@ def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, ready
 
         lax.fori_loop(0, mine, one, jnp.int32(0))
 
-    @pl.when(me < COMPUTE)
-    def _():
-        plgpu.set_max_registers(232, action="increase")
-        compute = functools.partial(
-            _tile, me=me, q_smem=q_smem.at[me], kv_smem=kv_smem, p_smem=p_smem.at[me], ready=ready, free=free, tail=tail,
-            meta=meta, sm_scale=sm_scale, soft_cap=soft_cap,
-        )  # fmt: skip
-
-        def one(i, step):
-            at, head = work(i)
-            query = head * queries + at(columns.TILE_QUERY) + me * ROWS_EACH
-            # through registers: a swizzled TMA copy starts at multiples of 8 rows only, and queries start anywhere
-            for part in (pl.ds(i, LANES) for i in range(0, q.shape[1], LANES)):
-                rows = plgpu.load(q.at[pl.ds(query, ROWS_EACH), part], layout=WGMMA, optimized=False)
-                q_smem.at[me, :, part][...] = rows
-            plgpu.commit_smem()
-            step = compute(at, step)
-            plgpu.commit_smem()
-            place = head * places + (at(columns.TILE_PLACE) * COMPUTE + me) * ROWS_EACH
-            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[pl.ds(place, ROWS_EACH)])
-            plgpu.wait_smem_to_gmem(0)
-            return step
-
-        lax.fori_loop(0, mine, one, jnp.int32(0))
-
 
 def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_scale, soft_cap):
     """Attention of this warpgroup's rows of a tile; the result replaces the queries."""
     group, window, depth = meta.heads.group, meta.sliding_window, kv_smem.shape[0]
     width, stop = q_smem.shape[1], at(columns.TILE_STOP)
     each = 64 if width > 128 else width  # columns of the result that are computed at a time
-    begin = at(columns.TILE_AT) + me * ROWS_EACH  # group x position of the first row; + 1 from row to row
+    row = at(columns.TILE_AT) + me * ROWS_EACH + plgpu.broadcasted_iota(jnp.int32, (ROWS_EACH,), 0, layout=ROWS)
+    position = lax.div(row, jnp.int32(group))  # of each row's token
 
-    def block(b, carry, *, masked: bool):
+    def mask(b, scores):
+        column = b * BLOCK + plgpu.broadcasted_iota(jnp.int32, scores.shape, 1, layout=WGMMA)
+        seat = lax.broadcast_in_dim(position, scores.shape, [0])
+        seen = column <= seat
+        if window is not None:
+            seen &= column > seat - window
+        return jnp.where(seen, scores, NEG)
+
+    def block(b, carry):
         step, top, total, acc = carry
         stage = lax.rem(step, jnp.int32(depth))
         plgpu.barrier_wait(ready.at[stage])
         k = kv_smem.at[stage, :, pl.ds(0, width)]
         scores = common.scaled(common.product(q_smem, k.transpose((1, 0))), sm_scale, soft_cap)
-        if masked:
-            row, column = (plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=WGMMA) for axis in (0, 1))
-            row, column = begin + row, (b * BLOCK + column) * group  # so that positions compare without a division
-            seen = column <= row
-            if window is not None:
-                seen &= row < column + window * group
-            scores = jnp.where(seen, scores, NEG)
+        plain = (b >= plain0) & (b < plain1)
+        scores = lax.cond(plain, lambda x: x, functools.partial(mask, b), scores)
         new_top = jnp.maximum(top, scores.max(axis=1))
         weight = jnp.exp2(scores - lax.broadcast_in_dim(new_top, scores.shape, [0]))
         keep = jnp.exp2(top - new_top)
         p_smem[...] = weight.astype(p_smem.dtype)
-        if masked:
 
-            @pl.when((b + 1) * BLOCK > stop)
+        @pl.when((b + 1) * BLOCK > stop)
+        def _():
+            @pl.when(me == 0)
             def _():
-                @pl.when(me == 0)
-                def _():
-                    common.zero_tail(kv_smem.at[stage], width, stop - b * BLOCK)
-                    plgpu.commit_smem()
+                common.zero_tail(kv_smem.at[stage], width, stop - b * BLOCK)
+                plgpu.commit_smem()
 
-                plgpu.barrier_arrive(tail)
-                plgpu.barrier_wait(tail)
+            plgpu.barrier_arrive(tail)
+            plgpu.barrier_wait(tail)
 
         plgpu.commit_smem()
         new_acc = []
@@ -163,12 +169,10 @@ def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_
         plgpu.barrier_arrive(free.at[stage])
         return step + 1, new_top, total * keep + weight.sum(axis=1), tuple(new_acc)
 
+    plain0, plain1 = at(columns.TILE_PLAIN0), at(columns.TILE_PLAIN1)
     carry = (step, full((ROWS_EACH,), NEG, ROWS), full((ROWS_EACH,), 0, ROWS))
     carry += (tuple(full((ROWS_EACH, each), 0, WGMMA) for _ in range(width // each)),)
-    edges = [at(x) for x in (columns.TILE_BLOCK0, columns.TILE_PLAIN0, columns.TILE_PLAIN1, columns.TILE_BLOCK1)]
-    for low, high, masked in zip(edges[:-1], edges[1:], (True, False, True), strict=True):
-        if low is not edges[0] or window is not None:  # without a window the first stretch is empty
-            carry = lax.fori_loop(low, high, functools.partial(block, masked=masked), carry)
+    carry = lax.fori_loop(at(columns.TILE_BLOCK0), at(columns.TILE_BLOCK1), block, carry)
     step, _, total, acc = carry
     for i, one in enumerate(acc):
         done = one / lax.broadcast_in_dim(total, one.shape, [0])
