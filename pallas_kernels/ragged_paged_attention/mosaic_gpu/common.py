@@ -26,14 +26,15 @@ def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
 
-def product(a: Any, b: Any) -> jax.Array:
-    """A @ b of two operands in shared memory, in float32 registers."""
+def product(*pairs: tuple[Any, Any]) -> jax.Array:
+    """The sum of a @ b over pairs of operands in shared memory, in float32 registers."""
 
     def run(acc):
-        plgpu.wgmma(acc, a, b)
+        for a, b in pairs:
+            plgpu.wgmma(acc, a, b)
         return acc[...]
 
-    return pl.run_scoped(run, plgpu.ACC((a.shape[0], b.shape[1]), jnp.float32))
+    return pl.run_scoped(run, plgpu.ACC((pairs[0][0].shape[0], pairs[0][1].shape[1]), jnp.float32))
 
 
 def copies(page_size: int) -> int:

@@ -15,13 +15,14 @@ from jaxtyping import Array, Float
 from pallas_kernels.ragged_paged_attention.layout import CanonicalPages, Pages
 
 LANES = 64  # 16-bit elements in a swizzled row of 128 bytes
+MAX_HEAD_DIM = 256  # wider sums do not fit in a warpgroup's registers
 BLOCK = 64  # K/V tokens that are computed at a time: wgmma's M
 HopperPages = Float[Array, "pages K S 2 C"]
 
 
 def padded(head_dim: int) -> int:
-    """C': C rounded up to whole swizzled rows."""
-    return head_dim + -head_dim % LANES
+    """C': C rounded up to whole swizzled rows; beyond two of them to whole pairs, which two warpgroups share."""
+    return head_dim + -head_dim % (LANES if head_dim <= 2 * LANES else 2 * LANES)
 
 
 def piece(page_size: int) -> int:
@@ -30,7 +31,9 @@ def piece(page_size: int) -> int:
 
 
 def shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
-    """Shape of the pages. ValueError for a page size that TMA copies could not serve."""
+    """Shape of the pages. ValueError for sizes that the kernels could not serve."""
+    if head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"head_dim = {head_dim} is above {MAX_HEAD_DIM}, what the Hopper kernels hold (use 'xla')")
     if page_size % 8:
         raise ValueError(
             f"page_size = {page_size} is no multiple of 8, as pages on Hopper must be (16 to 256 are fast)"

@@ -33,13 +33,12 @@ class Tuning:
     """Sizes of the work, for the 132 processors of an H100 or H200.
 
     single_programs: shares of the singles' work (two programs fit on a processor). least: blocks that are worth a
-    program. tile_programs: of the persistent grid over tiles. tile: query rows of a tile, a multiple of 128.
+    program. tile_programs: of the persistent grid over tiles.
     """
 
     single_programs: int = 264
     least: int = 4
     tile_programs: int = 132
-    tile: int = 128
 
 
 @functools.partial(
@@ -136,8 +135,8 @@ def build(
     per_single = chunks(heads)[1] * heads.num_kv  # items
     singles, single = _singles(rows, uniform, per_single)
     tiled = jnp.zeros_like(rows.q_lens) if uniform else jnp.where(rows.q_lens > 1, rows.q_lens, 0)
-    queries, begin = _queries(rows, tiled, heads.group, tuning.tile)
-    tiles, num_tiles, place = _tiles(rows, tiled, begin, heads.group, tuning.tile)
+    queries, begin = _queries(rows, tiled, heads.group, tile_rows(heads.dim))
+    tiles, num_tiles, place = _tiles(rows, tiled, begin, heads.group, tile_rows(heads.dim))
     return HopperMetadata(
         programs=(programs := _programs(singles, per_single, uniform, tuning)),
         singles=singles,
@@ -163,6 +162,16 @@ def chunks(heads: Heads) -> tuple[int, int]:
     count = ceil_div(heads.group, 32 if heads.dim > 128 else 64)
     size = ceil_div(heads.group, count)
     return size + -size % 8, count
+
+
+def split_columns(head_dim: int) -> bool:
+    """True where the two warpgroups of a tile share its rows and halve the columns: 64 x 256 sums do not fit in registers."""
+    return head_dim > 128
+
+
+def tile_rows(head_dim: int) -> int:
+    """Query rows of a tile: 64 (wgmma's M) for each warpgroup."""
+    return 64 if split_columns(head_dim) else 128
 
 
 def _singles(rows: _Rows, uniform: bool, heads: int) -> tuple[Int[Array, "N 7"], Int[Array, " T"]]:

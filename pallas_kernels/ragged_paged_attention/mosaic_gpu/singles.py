@@ -120,7 +120,7 @@ def _share(programs, singles, table, q, kv, sums, tops, totals, q_smem, kv_smem,
                 stage = lax.rem(step, jnp.int32(depth))
                 plgpu.barrier_wait(full_.at[stage])
                 k, v = (kv_smem.at[stage, :, pl.ds(i * width, width)] for i in range(2))
-                scores = common.scaled(common.product(k, q_smem.at[slot].transpose((1, 0))), sm_scale, soft_cap)
+                scores = common.scaled(common.product((k, q_smem.at[slot].transpose((1, 0)))), sm_scale, soft_cap)
                 position = b * BLOCK + plgpu.broadcasted_iota(jnp.int32, (BLOCK, n), 0, layout=WGMMA)
                 scores = jnp.where((position < stop) & (position >= first_seen), scores, NEG)
                 new_top = jnp.maximum(top, scores.max(axis=0))
@@ -135,7 +135,7 @@ def _share(programs, singles, table, q, kv, sums, tops, totals, q_smem, kv_smem,
                     common.zero_tail(kv_smem.at[stage], width, stop - b * BLOCK)
 
                 plgpu.commit_smem()
-                part = common.product(v.transpose((1, 0)), p_smem.transpose((1, 0)))
+                part = common.product((v.transpose((1, 0)), p_smem.transpose((1, 0))))
                 plgpu.barrier_arrive(free.at[stage])
                 return step + 1, new_top, total, acc * lax.broadcast_in_dim(keep, acc.shape, [1]) + part
 

@@ -38,7 +38,8 @@ def attend(
 
     They have q's type; places that belong to no token hold anything.
     """
-    heads, width, size = q.shape[0], q.shape[2], COMPUTE * ROWS_EACH
+    heads, width, size = q.shape[0], q.shape[2], columns.tile_rows(meta.heads.dim)
+    each = width // COMPUTE if columns.split_columns(meta.heads.dim) else width
     per_page, depth = common.copies(meta.page_size), stages(width)
     run = plgpu.kernel(
         functools.partial(_program, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap),
@@ -48,10 +49,10 @@ def attend(
         num_threads=COMPUTE + 1,
         thread_name="warpgroup",
         scratch_types=[
-            common.operand((COMPUTE, ROWS_EACH, width), q.dtype),
+            common.operand((COMPUTE, width // each, ROWS_EACH, each), q.dtype),
             common.operand((depth, BLOCK, 2 * width), kv.dtype),
             common.operand((COMPUTE, ROWS_EACH, BLOCK), q.dtype),
-            plgpu.Barrier(num_barriers=COMPUTE),
+            plgpu.Barrier(num_arrivals=width // each, num_barriers=COMPUTE),
             plgpu.Barrier(num_arrivals=per_page, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=depth),
             plgpu.Barrier(num_arrivals=COMPUTE),
@@ -67,6 +68,9 @@ def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_ful
     program, me = lax.axis_index("program"), lax.axis_index("warpgroup")
     heads, depth, grid = meta.heads.num_kv, kv_smem.shape[0], meta.tuning.tile_programs
     queries, places = q.shape[0] // heads, out.shape[0] // heads
+    size, each = columns.tile_rows(meta.heads.dim), q_smem.shape[3]
+    split = columns.split_columns(meta.heads.dim)
+    mine_rows, mine_columns = (0, me * each) if split else (me * ROWS_EACH, 0)
     mine = lax.div(num_tiles[0] * heads - program + (grid - 1), jnp.int32(grid))
 
     def work(i):
@@ -78,21 +82,22 @@ def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_ful
     def _():
         plgpu.set_max_registers(232, action="increase")
         compute = functools.partial(
-            _tile, me=me, q_smem=q_smem.at[me], kv_smem=kv_smem, p_smem=p_smem.at[me], ready=ready, free=free, tail=tail,
-            meta=meta, sm_scale=sm_scale, soft_cap=soft_cap,
+            _tile, me=me, rows=mine_rows, values=pl.ds(out.shape[1] + mine_columns, each), q_smem=q_smem.at[me],
+            kv_smem=kv_smem, p_smem=p_smem.at[me], ready=ready, free=free, tail=tail, meta=meta, sm_scale=sm_scale,
+            soft_cap=soft_cap,
         )  # fmt: skip
 
         def one(i, step):
             at, head = work(i)
-            query = head * queries + at(columns.TILE_QUERY) + me * ROWS_EACH
-            plgpu.copy_gmem_to_smem(
-                q.at[pl.ds(pl.multiple_of(query, ALIGNED), ROWS_EACH)], q_smem.at[me], q_full.at[me]
-            )
+            query = pl.multiple_of(head * queries + at(columns.TILE_QUERY) + mine_rows, ALIGNED)
+            for part in range(q_smem.shape[1]):
+                source = q.at[pl.ds(query, ROWS_EACH), pl.ds(part * each, each)]
+                plgpu.copy_gmem_to_smem(source, q_smem.at[me, part], q_full.at[me])
             plgpu.barrier_wait(q_full.at[me])
             step = compute(at, step)
             plgpu.commit_smem()
-            place = head * places + (at(columns.TILE_PLACE) * COMPUTE + me) * ROWS_EACH
-            plgpu.copy_smem_to_gmem(q_smem.at[me], out.at[pl.ds(place, ROWS_EACH)])
+            place = pl.ds(head * places + at(columns.TILE_PLACE) * size + mine_rows, ROWS_EACH)
+            plgpu.copy_smem_to_gmem(q_smem.at[me, 0], out.at[place, pl.ds(mine_columns, each)])
             plgpu.wait_smem_to_gmem(0)
             return step
 
@@ -122,12 +127,12 @@ def _program(num_tiles, tiles, table, q, kv, out, q_smem, kv_smem, p_smem, q_ful
         lax.fori_loop(0, mine, one, jnp.int32(0))
 
 
-def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_scale, soft_cap):
+def _tile(at, step, *, me, rows, values, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_scale, soft_cap):
     """Attention of this warpgroup's rows of a tile; the result replaces the queries."""
     group, window, depth = meta.heads.group, meta.sliding_window, kv_smem.shape[0]
-    width, stop = q_smem.shape[1], at(columns.TILE_STOP)
-    each = 64 if width > 128 else width  # columns of the result that are computed at a time
-    row = at(columns.TILE_AT) + me * ROWS_EACH + plgpu.broadcasted_iota(jnp.int32, (ROWS_EACH,), 0, layout=ROWS)
+    parts, _, each = q_smem.shape
+    width, stop = parts * each, at(columns.TILE_STOP)
+    row = at(columns.TILE_AT) + rows + plgpu.broadcasted_iota(jnp.int32, (ROWS_EACH,), 0, layout=ROWS)
     position = lax.div(row, jnp.int32(group))  # of each row's token
 
     def mask(b, scores):
@@ -142,8 +147,8 @@ def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_
         step, top, total, acc = carry
         stage = lax.rem(step, jnp.int32(depth))
         plgpu.barrier_wait(ready.at[stage])
-        k = kv_smem.at[stage, :, pl.ds(0, width)]
-        scores = common.scaled(common.product(q_smem, k.transpose((1, 0))), sm_scale, soft_cap)
+        pairs = [(q_smem.at[i], kv_smem.at[stage, :, pl.ds(i * each, each)].transpose((1, 0))) for i in range(parts)]
+        scores = common.scaled(common.product(*pairs), sm_scale, soft_cap)
         plain = (b >= plain0) & (b < plain1)
         scores = lax.cond(plain, lambda x: x, functools.partial(mask, b), scores)
         new_top = jnp.maximum(top, scores.max(axis=1))
@@ -162,19 +167,14 @@ def _tile(at, step, *, me, q_smem, kv_smem, p_smem, ready, free, tail, meta, sm_
             plgpu.barrier_wait(tail)
 
         plgpu.commit_smem()
-        new_acc = []
-        for i, old in enumerate(acc):
-            part = common.product(p_smem, kv_smem.at[stage, :, pl.ds(width + i * each, each)])
-            new_acc.append(old * lax.broadcast_in_dim(keep, old.shape, [0]) + part)
+        part = common.product((p_smem, kv_smem.at[stage, :, values]))
         plgpu.barrier_arrive(free.at[stage])
-        return step + 1, new_top, total * keep + weight.sum(axis=1), tuple(new_acc)
+        acc = acc * lax.broadcast_in_dim(keep, acc.shape, [0]) + part
+        return step + 1, new_top, total * keep + weight.sum(axis=1), acc
 
     plain0, plain1 = at(columns.TILE_PLAIN0), at(columns.TILE_PLAIN1)
-    carry = (step, full((ROWS_EACH,), NEG, ROWS), full((ROWS_EACH,), 0, ROWS))
-    carry += (tuple(full((ROWS_EACH, each), 0, WGMMA) for _ in range(width // each)),)
-    carry = lax.fori_loop(at(columns.TILE_BLOCK0), at(columns.TILE_BLOCK1), block, carry)
-    step, _, total, acc = carry
-    for i, one in enumerate(acc):
-        done = one / lax.broadcast_in_dim(total, one.shape, [0])
-        q_smem.at[:, pl.ds(i * each, each)][...] = done.astype(q_smem.dtype)
+    start = step, full((ROWS_EACH,), NEG, ROWS), full((ROWS_EACH,), 0, ROWS), full((ROWS_EACH, each), 0, WGMMA)
+    step, _, total, acc = lax.fori_loop(at(columns.TILE_BLOCK0), at(columns.TILE_BLOCK1), block, start)
+    done = acc / lax.broadcast_in_dim(total, acc.shape, [0])
+    q_smem[0] = done.astype(q_smem.dtype)
     return step
