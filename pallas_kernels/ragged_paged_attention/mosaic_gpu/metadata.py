@@ -215,7 +215,7 @@ def _programs(singles: Int[Array, "N 7"], heads: int, uniform: bool, tuning: Tun
 
 
 def _parts(singles: Int[Array, "N 7"], programs: Int[Array, "programs 4"], heads: int) -> Int[Array, "items 2"]:
-    """Part `item + program` of the workspace is what a program has of an item: no two parts meet, an item's are neighbours."""
+    """Where the parts of each item are: number `item + program` is a program's. No two meet, and an item's are neighbours."""
     blocks = singles[:, BLOCKS, None]
     first = singles[:, LINE, None] + jnp.arange(heads, dtype=jnp.int32)[None] * blocks
     program = lambda at: jnp.searchsorted(programs[:, BEGIN], at, side="right", method="scan_unrolled") - 1

@@ -69,21 +69,29 @@ def _merge(parts, sums, tops, totals, out):
     item = lax.axis_index("item")
     first, count = parts[item, 0], parts[item, 1]
     width, n = out.shape[0] // parts.shape[0], out.shape[1]
+    load = functools.partial(plgpu.load, optimized=False)
 
-    def add(i, carry):
-        top, total, acc = carry
-        load = lambda ref, layout: plgpu.load(ref, layout=layout, optimized=False)
-        part_top, part_total = load(tops.at[first + i], COLUMNS), load(totals.at[first + i], COLUMNS)
-        part = load(sums.at[pl.ds((first + i) * width, width)], WGMMA)
-        new_top = jnp.maximum(top, part_top)
-        keep, scale = jnp.exp2(top - new_top), jnp.exp2(part_top - new_top)
-        acc = acc * lax.broadcast_in_dim(keep, acc.shape, [1]) + part * lax.broadcast_in_dim(scale, acc.shape, [1])
-        return new_top, total * keep + part_total * scale, acc
+    def add(i, carry, *, at_once: int):
+        """`at_once` parts from the i-th such lot on: their loads are under way together."""
+        slots = [first + i * at_once + j for j in range(at_once)]
+        tops_here = [load(tops.at[slot], layout=COLUMNS) for slot in slots]
+        totals_here = [load(totals.at[slot], layout=COLUMNS) for slot in slots]
+        sums_here = [load(sums.at[pl.ds(slot * width, width)], layout=WGMMA) for slot in slots]
+        for top_here, total_here, sum_here in zip(tops_here, totals_here, sums_here, strict=True):
+            top, total, acc = carry
+            new_top = jnp.maximum(top, top_here)
+            keep, scale = jnp.exp2(top - new_top), jnp.exp2(top_here - new_top)
+            spread = lambda x: lax.broadcast_in_dim(x, (width, n), [1])
+            carry = new_top, total * keep + total_here * scale, acc * spread(keep) + sum_here * spread(scale)
+        return carry
 
     @pl.when(count > 0)
     def _():
-        start = full((n,), NEG, COLUMNS), full((n,), 0, COLUMNS), full((width, n), 0, WGMMA)
-        _, total, acc = lax.fori_loop(0, count, add, start)
+        at_once = max(1, 8192 // (width * n))  # 64 registers
+        lots = lax.div(count, jnp.int32(at_once))
+        carry = full((n,), NEG, COLUMNS), full((n,), 0, COLUMNS), full((width, n), 0, WGMMA)
+        carry = lax.fori_loop(0, lots, functools.partial(add, at_once=at_once), carry)
+        _, total, acc = lax.fori_loop(lots * at_once, count, functools.partial(add, at_once=1), carry)
         done = acc / lax.broadcast_in_dim(total, acc.shape, [1])
         plgpu.store(out.at[pl.ds(item * width, width)], done.astype(out.dtype), optimized=False)
 
