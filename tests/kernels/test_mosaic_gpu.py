@@ -22,10 +22,14 @@ from pallas_kernels.ragged_paged_attention import (
 )
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as lists
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import Tuning
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.operations import NEEDS_JAX
 
 # NaN does meet wgmma: in keys behind a row's end (masked afterwards) and in rows of a tile that belong to no token
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 
+interpreted = pytest.mark.skipif(
+    jax.__version_info__ < NEEDS_JAX, reason=f"JAX {jax.__version__} has no interpreter that these kernels fit in"
+)
 HOPPER = dict(implementation="mosaic_gpu", interpret=True)
 FEW = Tuning(single_programs=3, least=1, tile_programs=2)  # so that small cases are shared, and parts are added up
 # everything that a program is compiled for
@@ -97,6 +101,7 @@ def mixtures(draw, kind: Case) -> Case:
     return Case(**{**vars(kind), "rows": tuple(rows), "seed": draw(st.integers(0, 99))})
 
 
+@interpreted
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8)
 @given(data=st.data())
@@ -104,6 +109,7 @@ def test_equals_the_definition(kind, data):
     check(data.draw(mixtures(KINDS[kind])), DTYPES[kind])
 
 
+@interpreted
 @settings(max_examples=4)
 @given(case=mixtures(Case(**{**vars(KINDS["llama"]), "num_tokens": 20, "bucket_rows": 3})))
 def test_uniform_equals_the_definition(case):
@@ -121,11 +127,13 @@ EDGES = [
 ]
 
 
+@interpreted
 def test_edges():
     for rows in EDGES:
         check(Case(**{**vars(KINDS["llama"]), "rows": rows}))
 
 
+@interpreted
 def test_canonical_pages_and_many_heads_in_a_group():
     case = Case(
         rows=((1, 30), (2, 3)), page_size=16, head_dim=64, num_kv_heads=1, group=70, num_tokens=4, bucket_rows=2
@@ -133,6 +141,7 @@ def test_canonical_pages_and_many_heads_in_a_group():
     check(case, layout="canonical")
 
 
+@interpreted
 def test_uniform_results_do_not_know_company_place_chunks_or_bucket():
     """A prompt's tokens, bitwise: whole, in chunks, alone, among others, and in a bucket of another size."""
     base = Case(**{**vars(KINDS["llama"]), "num_tokens": 30, "bucket_rows": 3, "sliding_window": 70})
@@ -200,6 +209,7 @@ def test_write_puts_every_token_in_its_place_and_nothing_elsewhere(case, layout)
     np.testing.assert_array_equal(got[..., : case.head_dim], a.pages)
 
 
+@interpreted
 def test_layers_in_one_array_are_reached_by_offset():
     case = Case(**{**vars(KINDS["llama"]), "rows": ((1, 100), (3, 20)), "num_tokens": 8, "bucket_rows": 2})
     a = rounded(case, jnp.bfloat16)
@@ -214,6 +224,7 @@ def test_layers_in_one_array_are_reached_by_offset():
     np.testing.assert_allclose(np.asarray(got, np.float32), expected, rtol=2e-2, atol=1e-2)
 
 
+@interpreted
 def test_what_it_cannot_do_is_refused():
     case = Case(**{**vars(KINDS["llama"]), "rows": ((1, 3),)})
     a = arrays(case)
@@ -229,3 +240,10 @@ def test_what_it_cannot_do_is_refused():
         allocate_pages("mosaic_gpu", 4, 16, 2, 512, jnp.bfloat16)
     with pytest.raises(ValueError, match=r"kv_pages has shape \(2, 3\)"):
         ragged_paged_attention(a.q, jnp.zeros((2, 3)), *a.table, sm_scale=1.0, **HOPPER)
+
+
+@pytest.mark.skipif(jax.__version_info__ >= NEEDS_JAX, reason="this JAX is new enough")
+def test_an_older_jax_is_told():
+    case = Case(**{**vars(KINDS["llama"]), "rows": ((1, 3),)})
+    with pytest.raises(NotImplementedError, match=r"its kernels need JAX 0\.12 or newer, and this is 0\."):
+        run(case, arrays(case))

@@ -24,10 +24,13 @@ from pallas_kernels.ragged_paged_attention import (
     resolve,
     write_kv,
 )
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.operations import NEEDS_JAX
 
 
 def missing() -> str | None:
     """What these tests lack here, if anything."""
+    if jax.__version_info__ < NEEDS_JAX:
+        return f"the kernels need a newer JAX than {jax.__version__}"
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         return "jax-cuda13-plugin, which compiles for NVIDIA cards, is not installed"
     packaged = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public only since JAX 0.11
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
@@ -37,7 +36,7 @@ def attend(
 def _options(interpret: bool) -> dict[str, Any]:
     """How a kernel is to be compiled; or interpreted, with a search for unsynchronised accesses on the way."""
     if interpret:
-        return dict(interpret=InterpretGPUParams(detect_races=True))
+        return dict(interpret=plgpu.InterpretGPUParams(detect_races=True))
     return dict(compiler_params=plgpu.CompilerParams(approx_math=True))
 
 

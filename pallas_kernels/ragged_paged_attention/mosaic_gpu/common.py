@@ -9,7 +9,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK, LANES, piece
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK, LANES, piece
 
 NEG = -1e30  # finite, so that what a wholly masked block adds is wiped out by the next block instead of being NaN
 LOG2E = math.log2(math.e)  # weights are powers of two: that is the instruction the hardware has
@@ -18,12 +18,23 @@ WGMMA, ROWS, COLUMNS = plgpu.Layout.WGMMA, plgpu.Layout.WGMMA.reduce(1), plgpu.L
 
 def operand(shape: tuple[int, ...], dtype) -> Any:
     """Shared memory that wgmma can read: swizzled tiles of 8 rows of 128 bytes."""
-    return plgpu.SMEM(shape, dtype, transforms=(plgpu.TilingTransform((8, LANES)), plgpu.SwizzleTransform(128)))
+    tiles = plgpu.TilingTransform((ALIGNED, LANES))  # type: ignore[abstract]
+    return plgpu.SMEM(shape, dtype, transforms=(tiles, plgpu.SwizzleTransform(128)))  # type: ignore[abstract]
 
 
 def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
     """A constant with a register layout, to begin a loop with."""
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
+
+
+def iota(shape: tuple[int, ...], axis: int, layout: Any) -> jax.Array:
+    """Positions along an axis, int32."""
+    return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=layout)
+
+
+def spread(x: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """A vector along `axis` of an array of two axes, the same everywhere along the other one."""
+    return lax.broadcast_in_dim(x, shape, [axis])
 
 
 def product(*pairs: tuple[Any, Any]) -> jax.Array:
@@ -34,7 +45,7 @@ def product(*pairs: tuple[Any, Any]) -> jax.Array:
             plgpu.wgmma(acc, a, b)
         return acc[...]
 
-    return pl.run_scoped(run, plgpu.ACC((pairs[0][0].shape[0], pairs[0][1].shape[1]), jnp.float32))
+    return pl.run_scoped(run, plgpu.WGMMAAccumulatorRef((pairs[0][0].shape[0], pairs[0][1].shape[1]), jnp.float32))
 
 
 def copies(page_size: int) -> int:
@@ -72,6 +83,6 @@ def zero_tail(block: Any, width: int, left: Any) -> None:
     """Zero the values of a block from token `left` on, in shared memory: their weights are 0, but 0 x NaN would be NaN."""
     for i in range(width, 2 * width, LANES):
         part = block.at[:, pl.ds(i, LANES)]
-        row = plgpu.broadcasted_iota(jnp.int32, (BLOCK, LANES), 0, layout=WGMMA)
-        values = plgpu.load(part, layout=WGMMA)
+        row = iota((BLOCK, LANES), 0, WGMMA)
+        values = plgpu.layout_cast(part[...], WGMMA)
         part[...] = jnp.where(row < left, values, jnp.zeros_like(values))

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.ragged_paged_attention.layout import CanonicalPages, Pages
 
+ALIGNED = 8  # rows of a swizzled tile in shared memory: where a TMA copy can begin
 LANES = 64  # 16-bit elements in a swizzled row of 128 bytes
 MAX_HEAD_DIM = 256  # wider sums do not fit in a warpgroup's registers
 BLOCK = 64  # K/V tokens that are computed at a time: wgmma's M

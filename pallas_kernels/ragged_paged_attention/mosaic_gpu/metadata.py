@@ -16,9 +16,8 @@ from jaxtyping import Array, Int
 
 from pallas_kernels.ragged_paged_attention.layout import Heads
 from pallas_kernels.ragged_paged_attention.metadata import ceil_div
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK
 
-ALIGNED = 8  # rows of a swizzled tile in shared memory
 Scalar = Int[Array, ""]
 # columns of the tables that the kernels read
 FIRST, COUNT, BEGIN, END = range(4)  # of a program: its first item, how many it touches, its share of the line
