@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from pallas_kernels.ragged_paged_attention import layout, metadata, xla
 from pallas_kernels.ragged_paged_attention.layout import Pages
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout as hopper_layout
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as hopper_metadata
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import operations as hopper
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import attention as tpu_attention
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import generation as tpu_generation
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import pages as tpu_pages
@@ -86,8 +89,22 @@ MOSAIC_TPU = Implementation(
     write=tpu_write.write,
 )
 
-NAMES = ("xla", "mosaic_tpu", "mosaic_gpu")
-BUILT = {each.name: each for each in (XLA, MOSAIC_TPU)}
+MOSAIC_GPU = Implementation(
+    name="mosaic_gpu",
+    why_not=hopper.why_not,
+    pages_shape=hopper_layout.shape,
+    heads_axis=1,
+    pages_dtype=hopper_layout.kept_dtype,
+    from_canonical=hopper_layout.from_canonical,
+    to_canonical=hopper_layout.to_canonical,
+    geometry=hopper_layout.geometry,
+    prepare=hopper_metadata.build,
+    attend=hopper.attend,
+    write=hopper.write,
+)
+
+BUILT = {each.name: each for each in (XLA, MOSAIC_TPU, MOSAIC_GPU)}
+NAMES = tuple(BUILT)
 
 
 def find(name: str | None, *, interpret: bool = False) -> Implementation:
@@ -98,10 +115,8 @@ def find(name: str | None, *, interpret: bool = False) -> Implementation:
     target = current_target()
     if name is None:
         return next(each for each in reversed(BUILT.values()) if each.why_not(target) is None)
-    if name not in NAMES:
-        raise ValueError(f"attention implementation {name!r} is not one of {', '.join(NAMES)}")
     if name not in BUILT:
-        raise NotImplementedError(f"attention implementation {name!r} is not built yet; use 'xla' or None")
+        raise ValueError(f"attention implementation {name!r} is not one of {', '.join(NAMES)}")
     why_not = None if interpret else BUILT[name].why_not(target)
     if why_not is not None:
         raise NotImplementedError(

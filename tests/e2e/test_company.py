@@ -29,7 +29,9 @@ samplings = st.one_of(
     ),
     st.just({"logit_bias": {7: 3.0, 9: -50.0}, "min_tokens": 3}),
     st.just({"allowed_token_ids": [3, 5, 8, 13, 21, 34, 55, 89]}),
-    st.just({"allowed_token_ids": [3, 5, 8, 13], "bad_words": ((3,), (5, 5), (8, 5, 8))}),  # few tokens: words do come up
+    st.just(
+        {"allowed_token_ids": [3, 5, 8, 13], "bad_words": ((3,), (5, 5), (8, 5, 8))}
+    ),  # few tokens: words do come up
 )
 
 

@@ -230,7 +230,9 @@ def test_work_follows_the_real_lengths_and_not_the_width_of_the_page_table(unifo
 
 def test_resolve_says_what_runs_and_refuses_the_rest():
     assert resolve() == resolve("xla") == "xla"
-    with pytest.raises(NotImplementedError, match="'mosaic_gpu' is not built yet"):
+    with pytest.raises(
+        NotImplementedError, match=r"'mosaic_gpu' cannot run on cpu \(cpu\): .* NVIDIA GPUs \(use 'xla'"
+    ):
         resolve("mosaic_gpu")
     with pytest.raises(NotImplementedError, match=r"'mosaic_tpu' cannot run on cpu \(cpu\): it needs a TPU"):
         resolve("mosaic_tpu")

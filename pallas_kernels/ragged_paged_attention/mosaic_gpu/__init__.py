@@ -1,0 +1,1 @@
+"""Ragged paged attention for NVIDIA's Hopper generation, in Pallas's Mosaic GPU dialect."""

@@ -1,0 +1,141 @@
+"""The Hopper kernels through the real compiler, for cards that are only described: nothing spills, the cache stays in place.
+
+The assembler's own report is read, so register use is a fact here though there is no card.
+"""
+
+import functools
+import importlib.util
+import math
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pallas_kernels.ragged_paged_attention import (
+    Heads,
+    pages_shape,
+    prepare,
+    ragged_paged_attention,
+    resolve,
+    write_kv,
+)
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.operations import NEEDS_JAX
+
+
+def missing() -> str | None:
+    """What these tests lack here, if anything."""
+    if jax.__version_info__ < NEEDS_JAX:
+        return f"the kernels need a newer JAX than {jax.__version__}"
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        return "jax-cuda13-plugin, which compiles for NVIDIA cards, is not installed"
+    packaged = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
+    folders = packaged.submodule_search_locations or [] if packaged else []
+    if not shutil.which("ptxas") and not any((Path(folder) / "bin" / "ptxas").exists() for folder in folders):
+        return "ptxas, NVIDIA's assembler (nvidia-cuda-nvcc), is not installed"
+    return None
+
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+TOKENS, ROWS, PAGES, PER_ROW = 256, 64, 1000, 64
+
+
+@functools.cache
+def mesh(card: str, devices: int = 1) -> Mesh:
+    jax.devices()  # registers the plug-in
+    target, name = (Path(__file__).parent / "targets" / f"{card}.textproto").read_text(), f"1x1x{devices}"
+    described = topologies.get_topology_desc(platform="cuda", topology_name=name, topology=name, target_config=target)
+    return Mesh(described.devices, ("tensor",))
+
+
+def operands(heads, page_size, where, *, dtype=jnp.bfloat16):
+    """What a call takes, described: pages, q, k and the row table."""
+    array = lambda shape, kind=jnp.int32: jax.ShapeDtypeStruct(shape, kind, sharding=where)
+    pages = array(pages_shape(None, PAGES, page_size, heads.num_kv, heads.dim), dtype)
+    q, k = (array((TOKENS, n, heads.dim), dtype) for n in (heads.num_q, heads.num_kv))
+    return pages, q, k, tuple(map(array, ((ROWS,), (ROWS, PER_ROW), (ROWS + 1,), (1,))))
+
+
+def compile_attention(heads, page_size, *, card="h200", dtype=jnp.bfloat16, window=None, cap=None, uniform=False):
+    """The kernels alone: work lists are given. The implementation is what the card gets by itself."""
+    where = NamedSharding(mesh(card), PartitionSpec())
+    options = dict(sliding_window=window, uniform=uniform)
+    with jax.set_mesh(mesh(card)):
+        pages, q, _, table = operands(heads, page_size, where, dtype=dtype)
+        lists = functools.partial(prepare, num_tokens=TOKENS, page_size=page_size, heads=heads, **options)
+        lists = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(lists, *table)
+        )
+        attend = functools.partial(ragged_paged_attention, sm_scale=0.1, soft_cap=cap, **options)
+        return jax.jit(lambda q, pages, table, lists: attend(q, pages, *table, metadata=lists)).lower(
+            q, pages, table, lists
+        ).compile()  # fmt: skip
+
+
+LLAMA_8B, LLAMA_70B_OF_8 = Heads(32, 8, 128), Heads(8, 1, 128)
+GPT_13B, GPT_175B_OF_8 = Heads(40, 40, 128), Heads(12, 12, 128)
+SMALL, WIDE = Heads(9, 3, 64), Heads(16, 4, 256)
+
+
+@pytest.mark.parametrize(
+    ("heads", "page_size", "options"),
+    [
+        (LLAMA_8B, 16, {}),
+        (LLAMA_8B, 64, dict(card="h100")),
+        (LLAMA_8B, 128, dict(window=4096, cap=50.0)),
+        (LLAMA_70B_OF_8, 16, dict(window=1024)),
+        (LLAMA_70B_OF_8, 128, dict(uniform=True)),
+        (GPT_13B, 64, {}),
+        (GPT_175B_OF_8, 16, dict(dtype=jnp.float16)),
+        (SMALL, 16, {}),
+        (SMALL, 128, dict(cap=30.0)),
+        (WIDE, 16, dict(window=1024, cap=50.0)),
+        (WIDE, 64, {}),
+        (Heads(71, 1, 64), 16, {}),
+    ],
+)
+def test_kernels_compile_and_nothing_spills(heads, page_size, options, capfd, monkeypatch):
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    compile_attention(heads, page_size, **options)
+    report = "".join(capfd.readouterr())
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
+    # stores and loads of each kernel; that which adds up parts may have been compiled by a test before
+    assert len(spills) >= 2 * (1 if options.get("uniform") else 2)
+    assert set(map(int, spills)) == {0}, report
+
+
+def test_cache_of_a_whole_step_is_written_in_place():
+    """Work lists, write and attention in one program: nothing but the write makes an array of the cache's size."""
+    where = NamedSharding(mesh("h200"), PartitionSpec())
+
+    def step(pages, q, k, table):
+        pages = write_kv(pages, k, k, *table)
+        return ragged_paged_attention(q, pages, *table, sm_scale=0.1), pages
+
+    with jax.set_mesh(mesh("h200")):
+        pages, q, k, table = operands(LLAMA_8B, 16, where)
+        compiled = jax.jit(step, donate_argnums=0).lower(pages, q, k, table).compile()
+    size, memory, text = pages.size * pages.dtype.itemsize, compiled.memory_analysis(), compiled.as_text()
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < size
+    made = re.findall(r"= \w+\[([\d,]+)\]\S* ([\w-]+)\(", text[text.index("\nENTRY") :])
+    large = {kind for shape, kind in made if math.prod(map(int, shape.split(","))) >= pages.size}
+    assert large <= {"parameter", "bitcast", "fusion", "get-tuple-element"}
+    assert len(re.findall(r"scatter\(", text)) == 1
+    assert text.count('custom_call_target="mosaic_gpu') == 3
+
+
+def test_blackwell_is_served_by_xla_and_told_why():
+    with jax.set_mesh(mesh("b200")):
+        assert resolve() == "xla"
+        with pytest.raises(
+            NotImplementedError, match=r"cannot run on NVIDIA B200 .*: its kernels use wgmma, which only"
+        ):
+            resolve("mosaic_gpu")
+    for card in ("h100", "h200"):
+        with jax.set_mesh(mesh(card)):
+            assert resolve() == "mosaic_gpu"
