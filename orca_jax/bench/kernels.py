@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from orca_jax.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from orca_jax.bench.rivals import time_cudnn, time_flashinfer
 from pallas_kernels.ragged_paged_attention import (
     Heads,
     allocate_pages,
@@ -140,19 +141,6 @@ def time_shape(shape: Shape, s: Setup, implementation: str, repeats: int, sets: 
     return median_seconds(calls, repeats) / s.layers
 
 
-def time_cudnn(shape: Shape, s: Setup, repeats: int) -> float | None:
-    """Median seconds of cuDNN's own attention on the same prompts without pages; None where it does not apply."""
-    alike = len(set(shape.rows)) == 1 and shape.rows[0][0] == shape.rows[0][1]
-    if jax.default_backend() != "gpu" or not alike:
-        return None
-    q, k, v = (
-        jnp.ones((len(shape.rows), shape.rows[0][0], n, s.heads.dim), s.dtype)
-        for n in (s.heads.num_q, s.heads.num_kv, s.heads.num_kv)
-    )
-    call = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn"))
-    return median_seconds([lambda: call(q, k, v)], repeats)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = dict(heads=32, kv_heads=8, head_dim=128, page_size=32, layers=4, repeats=20, sets=3)
     for name, value in sizes.items():
@@ -180,10 +168,15 @@ def describe(
 ) -> dict[str, Any]:
     seconds = time_shape(shape, s, implementation, args.repeats, args.sets)
     num_bytes, flops = shape.num_bytes(s.heads), shape.flops(s.heads)
-    cudnn = time_cudnn(shape, s, args.repeats)
+    (_, page_table, *_), num_pages = row_table(shape, s.page_size, 0)
+    rivals = {
+        "cudnn_us": time_cudnn(shape.rows, s.heads, s.dtype, args.repeats),
+        "flashinfer_us": time_flashinfer(shape.rows, s.heads, s.page_size, page_table, num_pages, args.repeats),
+    }
     return {
         "implementation": implementation, "shape": shape.name, "us": 1e6 * seconds, "bytes": num_bytes, "flops": flops,
-        "fraction": ceilings.fraction(num_bytes, flops, seconds), "cudnn_us": None if cudnn is None else 1e6 * cudnn,
+        "fraction": ceilings.fraction(num_bytes, flops, seconds),
+        **{name: None if found is None else 1e6 * found for name, found in rivals.items()},
     }  # fmt: skip
 
 
@@ -194,15 +187,17 @@ def table(found: list[dict[str, Any]]) -> str:
         f"{head['device']}: copy {head['bytes_per_second'] / 1e9:.0f} GB/s, bfloat16 product "
         f"{head['flops_per_second'] / 1e12:.1f} TFLOP/s",
         "",
-        "| shape | implementation | us | MB | GFLOP | of the ceiling | cuDNN us |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| shape | implementation | us | MB | GFLOP | of the ceiling | cuDNN us | FlashInfer us |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in found[1:]:
         if "shape" not in row:
             verdict = "right" if row["right"] else "WRONG: not timed"
-            lines.append(f"| small mixtures | {row['implementation']} | error {row['error']:.1e}, {verdict} | | | | |")
+            lines.append(
+                f"| small mixtures | {row['implementation']} | error {row['error']:.1e}, {verdict} | | | | | |"
+            )
             continue
-        cudnn = "-" if row["cudnn_us"] is None else f"{row['cudnn_us']:.1f}"
+        rivals = " | ".join("-" if row[name] is None else f"{row[name]:.1f}" for name in ("cudnn_us", "flashinfer_us"))
         work = f"{row['bytes'] / 1e6:.1f} | {row['flops'] / 1e9:.2f} | {row['fraction']:.0%}"
-        lines.append(f"| {row['shape']} | {row['implementation']} | {row['us']:.1f} | {work} | {cudnn} |")
+        lines.append(f"| {row['shape']} | {row['implementation']} | {row['us']:.1f} | {work} | {rivals} |")
     return "\n".join(lines)

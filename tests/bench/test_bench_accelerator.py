@@ -2,9 +2,11 @@
 
 import argparse
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from orca_jax.bench import decode, kernels
+from orca_jax.bench import decode, kernels, rivals
 from orca_jax.bench.ceilings import Ceilings, median_seconds
 from orca_jax.models.load import LoadedModel
 from pallas_kernels.ragged_paged_attention import Heads
@@ -57,3 +59,9 @@ def test_a_decode_loop_is_measured_with_and_without_the_host(loaded: LoadedModel
     cache = 4 * (20 + 3) * 2 * c.num_layers * c.num_kv_heads * c.head_dim * 4
     assert row["bytes"] > cache
     assert len(decode.table([{"model": "tiny", "device": "cpu", "bytes_per_second": 1e9, **row}]).splitlines()) == 5
+
+
+def test_rivals_are_left_out_where_there_is_no_gpu():
+    rows, heads = ((64, 64),) * 2, Heads(4, 2, 64)
+    assert rivals.time_cudnn(rows, heads, jnp.bfloat16, 1) is None
+    assert rivals.time_flashinfer(rows, heads, 16, np.zeros((2, 4), np.int32), 8, 1) is None
