@@ -112,7 +112,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
         lambda t: t.update({"model.embed_tokens.weight": np.zeros((255, 64), np.float32)}),
         "'model.embed_tokens.weight' has shape [255, 64], but config.json asks for [256, 64]",
     ),
-    "extra": (lambda t: t.update(x=np.zeros(1, np.float32), y=np.zeros(1, np.float32)), "'x' and 1 more has no place"),
+    "extra": (lambda t: t.update(x=np.zeros(1, np.float32), y=np.zeros(1, np.float32)), "'x' and 1 more have no place"),
     "double": (lambda t: t.update({Q: t[Q].astype(np.float64)}), f"'{Q}' is F64, but weights must be F32, F16, BF16"),
     "int8": (lambda t: t.update({Q: t[Q].astype(np.int8)}), f"'{Q}' is I8, but weights must be"),
     "fp8": (lambda t: t.update({Q: t[Q].astype(ml_dtypes.float8_e4m3fn)}), f"'{Q}' is F8_E4M3, but weights must be"),
