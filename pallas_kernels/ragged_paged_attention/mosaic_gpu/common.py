@@ -71,6 +71,14 @@ def fetch(
         plgpu.copy_gmem_to_smem(kv.at[pl.ds(source, size)], to.at[pl.ds(i * size, size)], barrier)
 
 
+def drain(free: Any, step: Any) -> None:
+    """Wait until the last blocks of `step` have been used: a barrier is not left before all that it announced was heard."""
+    depth = jnp.int32(free.shape[0])
+    lax.fori_loop(
+        jnp.maximum(step - depth, 0), step, lambda i, _: plgpu.barrier_wait(free.at[lax.rem(i, depth)]), None
+    )
+
+
 def scaled(scores: jax.Array, sm_scale: float, soft_cap: float | None) -> jax.Array:
     """Scores in powers of two, capped. The tangent is spelled out: the hardware's own is good to three digits only."""
     if soft_cap is None:

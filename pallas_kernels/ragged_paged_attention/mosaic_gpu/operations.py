@@ -15,7 +15,7 @@ from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
 from pallas_kernels.ragged_paged_attention.target import Target
 
-NEEDS_JAX = (0, 12)  # Mosaic before it can neither store results from registers nor interpret transposed operands
+NEEDS_JAX = (0, 11)
 HOPPER = ("H100", "H200", "H20", "H800", "GH200")
 
 

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.ragged_paged_attention.mosaic_gpu import common
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import common, compat
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as columns
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import COLUMNS, NEG, WGMMA, full, spread
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
@@ -107,7 +107,9 @@ class _Share:
 
         @pl.when(lax.axis_index("warpgroup") == FETCH)
         def fetch():
-            lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            step = lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            common.drain(self.free, step)
+            common.drain(self.q_free, count)
 
     def item(self, s):
         """The s-th item's number, its single's entry, its head, and its blocks that belong to this share."""
@@ -147,9 +149,9 @@ class _Share:
         start = full((self.n,), NEG, COLUMNS), full((BLOCK, self.n), 0, WGMMA), full((width, self.n), 0, WGMMA)
         step, top, total, acc = lax.fori_loop(low, high, block, (step, *start))
         plgpu.barrier_arrive(self.q_free.at[slot])
-        plgpu.store(self.sums.at[pl.ds(part * width, width)], acc, optimized=False)
-        plgpu.store(self.tops.at[part], top, optimized=False)
-        plgpu.store(self.totals.at[part], total.sum(axis=0), optimized=False)
+        compat.store(self.sums.at[pl.ds(part * width, width)], acc)
+        compat.store(self.tops.at[part], top)
+        compat.store(self.totals.at[part], total.sum(axis=0))
         return step
 
     def block(self, b, carry, *, q, stop, first):
@@ -201,4 +203,4 @@ def _merge(parts, sums, tops, totals, out):
         carry = lax.fori_loop(0, lots, functools.partial(add, at_once=at_once), carry)
         _, total, acc = lax.fori_loop(lots * at_once, count, functools.partial(add, at_once=1), carry)
         done = acc / spread(total, shape, 1)
-        plgpu.store(out.at[pl.ds(item * width, width)], done.astype(out.dtype), optimized=False)
+        compat.store(out.at[pl.ds(item * width, width)], done.astype(out.dtype))

@@ -100,7 +100,7 @@ class _Program:
         @pl.when(me == FETCH)
         def fetch():
             plgpu.set_max_registers(REGISTERS_TO_FETCH, action="decrease")
-            lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            common.drain(self.free, lax.fori_loop(0, count, self.fetch, jnp.int32(0)))
 
     def work(self, i):
         """The i-th tile's entry and its K/V head."""
