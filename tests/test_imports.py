@@ -113,6 +113,13 @@ def test_the_whole_host_tower_loads_no_jax():
     assert device_libraries_after("import orca_jax.models.layers") != "[]", "the test would prove nothing"
 
 
+def test_kernels_load_no_pallas_until_they_are_called():
+    loaded = "import sys; print([m for m in sys.modules if m.startswith('jax.experimental.pallas')])"
+    kernels = "pallas_kernels.ragged_paged_attention"
+    assert run_python(f"import {kernels}, orca_jax.models.layers; {loaded}") == "[]"
+    assert run_python(f"import {kernels}.mosaic_tpu.kernel; {loaded}") != "[]", "the test would prove nothing"
+
+
 def test_the_public_surface_is_pinned():
     assert set(orca_jax.__all__) == SURFACE
     assert set(dir(orca_jax)) >= SURFACE

@@ -9,11 +9,10 @@ from pallas_kernels.ragged_paged_attention.layout import Pages
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout as hopper_layout
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as hopper_metadata
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import operations as hopper
-from pallas_kernels.ragged_paged_attention.mosaic_tpu import attention as tpu_attention
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import generation as tpu_generation
+from pallas_kernels.ragged_paged_attention.mosaic_tpu import operations as tpu
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import pages as tpu_pages
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import worklist as tpu_worklist
-from pallas_kernels.ragged_paged_attention.mosaic_tpu import write as tpu_write
 from pallas_kernels.ragged_paged_attention.target import Target, current_target
 
 
@@ -85,8 +84,8 @@ MOSAIC_TPU = Implementation(
     to_canonical=tpu_pages.to_canonical,
     geometry=tpu_pages.geometry,
     prepare=tpu_worklist.build,
-    attend=tpu_attention.attend,
-    write=tpu_write.write,
+    attend=tpu.attend,
+    write=tpu.write,
 )
 
 MOSAIC_GPU = Implementation(

@@ -3,14 +3,20 @@
 import dataclasses
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`platform` is "cpu", "gpu" or "tpu"; `kind` is the device's name as its maker gives it, such as "TPU v6 lite"."""
+    """`platform` is "cpu", "gpu" or "tpu"; `kind` is the device's name as its maker gives it, such as "TPU v6 lite".
+
+    `cores` counts a GPU's multiprocessors or a TPU's cores, where the device tells.
+    """
 
     platform: str
     kind: str
+    cores: int | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.platform})"
@@ -19,10 +25,9 @@ class Target:
 def current_target() -> Target:
     """The devices of the mesh that `jax.set_mesh` has set, described ones included, else the first one of this process."""
     described = jax.sharding.get_abstract_mesh().abstract_device
-    if described is not None:
-        return Target(_platform(described.platform), described.device_kind)
-    device = jax.devices()[0]
-    return Target(_platform(device.platform), device.device_kind)
+    if described is None:  # a mesh of the device that is there asks it the same questions
+        described = Mesh(np.array(jax.devices()[:1]), ("one",)).abstract_mesh.abstract_device
+    return Target(_platform(described.platform), described.device_kind, described.num_cores)
 
 
 def _platform(name: str) -> str:

@@ -10,13 +10,15 @@ from ragged_mixtures import KINDS, Arrays, Case
 
 from pallas_kernels.ragged_paged_attention import from_canonical, to_canonical
 from pallas_kernels.ragged_paged_attention import metadata as xla
+from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as hopper
 from pallas_kernels.ragged_paged_attention.mosaic_tpu import tuning as tpu
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of compiled programs
 class Form:
     """`layout` is "own" or "canonical"; `dtype` that of the pages, and `atol` how near its roundings come; `kinds` are the
-    shapes that drawn cases have.
+    shapes that drawn cases have, `examples` how many are drawn. `fixed` forms run the fixed cases too, with pages of
+    `page_size`.
     """
 
     implementation: str
@@ -26,6 +28,9 @@ class Form:
     dtype: Any = jnp.float32
     atol: float = 2e-5
     kinds: tuple[dict, ...] = KINDS
+    examples: int = 25
+    fixed: bool = True
+    page_size: int = 4
 
     @property
     def interpret(self) -> bool:
@@ -41,8 +46,8 @@ class Form:
         return np.asarray(to_canonical(self.implementation, pages), np.float32)[..., : case.head_dim]
 
     def rounded(self, a: Arrays) -> Arrays:
-        """The arrays, with everything that goes into the pages as they can hold it."""
-        names = ("k", "v", "pages", "pages_before")
+        """The arrays, as the pages can hold them: queries are computed with in that type, too."""
+        names = ("q", "k", "v", "pages", "pages_before")
         held = {name: np.asarray(jnp.asarray(getattr(a, name), self.dtype), np.float32) for name in names}
         return dataclasses.replace(a, **held)
 
@@ -57,8 +62,23 @@ TPU_KINDS = (
     dict(page_size=16, head_dim=160, num_kv_heads=1, group=9, soft_cap=5.0),
 )
 
+# small cases are shared among programs, parts are added up, and a program has more than one tile
+SMALL_HOPPER = hopper.Tuning(single_programs=3, least=1, tile_programs=2)
+HOPPER_KINDS = (
+    dict(page_size=16, head_dim=64, num_tokens=152, bucket_rows=5, pages_per_row=17),
+    dict(page_size=128, head_dim=128, group=1, sliding_window=70, num_tokens=200, bucket_rows=4, pages_per_row=2),
+    dict(page_size=64, head_dim=256, num_kv_heads=1, group=9, sliding_window=9, soft_cap=2.0, num_tokens=40,
+         bucket_rows=3, pages_per_row=3),
+)  # fmt: skip
+ODD_HOPPER_KIND = dict(page_size=48, head_dim=80, num_kv_heads=1, group=3, soft_cap=5.0, num_tokens=96, bucket_rows=4,
+                       pages_per_row=5)  # fmt: skip
+MANY_HEADS_HOPPER_KIND = dict(page_size=16, head_dim=64, num_kv_heads=1, group=70, num_tokens=4, bucket_rows=2)
+FEW_TOKENS_HOPPER_KIND = dict(page_size=16, head_dim=64, num_tokens=20, bucket_rows=3, pages_per_row=17)
+
 XLA = Form("xla", tuning=SMALL)
 TPU = Form("mosaic_tpu", tuning=SMALL_TPU)
+HOPPER = Form("mosaic_gpu", tuning=SMALL_HOPPER, dtype=jnp.bfloat16, atol=0.02, kinds=HOPPER_KINDS, page_size=8)
+HOPPER_16 = dataclasses.replace(HOPPER, dtype=jnp.float16, atol=0.004)
 FORMS = {
     "xla-own": XLA,
     "xla-own-default-blocks": dataclasses.replace(XLA, tuning=xla.Tuning()),
@@ -66,9 +86,19 @@ FORMS = {
     "xla-canonical": dataclasses.replace(XLA, layout="canonical"),
     "tpu-own": TPU,
     "tpu-own-uniform": dataclasses.replace(TPU, uniform=True),
-    "tpu-own-bfloat16": dataclasses.replace(TPU, dtype=jnp.bfloat16, atol=0.02, kinds=TPU_KINDS),
-    "tpu-own-float16-default-blocks": dataclasses.replace(TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[1:]),
+    "tpu-own-bfloat16": dataclasses.replace(TPU, dtype=jnp.bfloat16, atol=0.02, kinds=TPU_KINDS, fixed=False),
+    "tpu-own-float16-default-blocks": dataclasses.replace(
+        TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[1:], fixed=False
+    ),
     "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1]),
+    "gpu-own": dataclasses.replace(HOPPER, examples=20),
+    "gpu-own-uniform": dataclasses.replace(
+        HOPPER, uniform=True, kinds=(FEW_TOKENS_HOPPER_KIND,), examples=6, fixed=False
+    ),
+    "gpu-own-float16": dataclasses.replace(HOPPER_16, kinds=(ODD_HOPPER_KIND,), examples=8, fixed=False),
+    "gpu-canonical": dataclasses.replace(
+        HOPPER_16, layout="canonical", kinds=(MANY_HEADS_HOPPER_KIND,), examples=3, fixed=False
+    ),
 }
 
 

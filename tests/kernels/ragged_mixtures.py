@@ -81,19 +81,17 @@ KINDS = (
 
 @st.composite
 def cases(draw, kinds=KINDS) -> Case:
-    """Mixtures of singles, chunks and whole prompts, drawn to end on and beside page and block boundaries."""
-    kind = draw(st.sampled_from(kinds))
-    limit = 16 * kind["page_size"]
-    edge = st.sampled_from([x + d for x in (kind["page_size"], 16, 32, 64) for d in (-1, 0, 1)])
+    """Mixtures of singles, chunks and whole prompts, drawn to end on and beside page, block and tile boundaries."""
+    kind = Case(rows=(), **draw(st.sampled_from(kinds)))
+    limit = kind.pages_per_row * kind.page_size
+    edge = st.sampled_from([x + d for x in (kind.page_size, 16, 32, 64, 128, limit) for d in (-1, 0, 1)])
     length = (edge | st.integers(1, limit)).map(lambda x: max(1, min(x, limit)))
-    rows, room = [], 24
-    for _ in range(draw(st.integers(0, 6))):
+    rows, room = [], kind.num_tokens
+    for _ in range(draw(st.integers(0, kind.bucket_rows))):
         total = draw(length)
-        q_len = min(draw(st.sampled_from([1, 1, 2, 7, total])), total, room)
-        if q_len == 0:
-            break
+        q_len = min(draw(st.sampled_from([1, 1, 1, 0, 2, 7, 40, total])), total, room)
         rows.append((q_len, total - q_len))
         room -= q_len
     if draw(st.booleans()):
         rows.sort(key=lambda row: row[0] != 1)  # the order the packer keeps; the operation takes any
-    return Case(rows=tuple(rows), seed=draw(st.integers(0, 99)), **kind)
+    return dataclasses.replace(kind, rows=tuple(rows), seed=draw(st.integers(0, 99)))

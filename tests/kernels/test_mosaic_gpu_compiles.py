@@ -24,13 +24,11 @@ from pallas_kernels.ragged_paged_attention import (
     resolve,
     write_kv,
 )
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.operations import NEEDS_JAX
+from pallas_kernels.ragged_paged_attention.target import current_target
 
 
 def missing() -> str | None:
     """What these tests lack here, if anything."""
-    if jax.__version_info__ < NEEDS_JAX:
-        return f"the kernels need a newer JAX than {jax.__version__}"
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         return "jax-cuda13-plugin, which compiles for NVIDIA cards, is not installed"
     packaged = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
@@ -136,6 +134,8 @@ def test_blackwell_is_served_by_xla_and_told_why():
             NotImplementedError, match=r"cannot run on NVIDIA B200 .*: its kernels use wgmma, which only"
         ):
             resolve("mosaic_gpu")
+        assert current_target().cores == 148
     for card in ("h100", "h200"):
         with jax.set_mesh(mesh(card)):
             assert resolve() == "mosaic_gpu"
+            assert current_target().cores == 132

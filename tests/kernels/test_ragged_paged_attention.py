@@ -1,7 +1,6 @@
 """One set of expectations for every implementation, layout and mode of ragged paged attention, against float64 NumPy."""
 
 import dataclasses
-import functools
 import math
 import re
 
@@ -9,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forms import TPU, XLA, all_forms
+from calls import run, write
+from forms import HOPPER, TPU, XLA, all_forms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_mixtures import Case, arrays, cases
@@ -26,42 +26,23 @@ from pallas_kernels.ragged_paged_attention import (
     to_canonical,
     write_kv,
 )
-from pallas_kernels.ragged_paged_attention.implementation import find
 
-
-@functools.partial(jax.jit, static_argnames=("options", "form"))
-def attend(q, pages, table, *, options, form):
-    options = dict(options)
-    page_size, num_kv_heads = find(form.implementation, interpret=form.interpret).geometry(pages)
-    kind = dict(sliding_window=options["sliding_window"], uniform=form.uniform)
-    how = dict(implementation=form.implementation, interpret=form.interpret)
-    heads = Heads(q.shape[1], num_kv_heads, q.shape[2])
-    work = dict(num_tokens=q.shape[0], page_size=page_size, heads=heads, tuning=form.tuning)
-    metadata = prepare(*table, **work, **kind, **how)
-    return ragged_paged_attention(q, pages, *table, sm_scale=options["sm_scale"], soft_cap=options["soft_cap"],
-                                  metadata=metadata, **kind, **how)  # fmt: skip
-
-
-@functools.partial(jax.jit, static_argnames=("form",))
-def write(pages, k, v, table, *, form):
-    return write_kv(pages, k, v, *table, implementation=form.implementation, interpret=form.interpret)
-
-
-def run(case, a, form=XLA):
-    options = tuple(case.options().items())
-    return np.asarray(attend(jnp.asarray(a.q), form.pages(a.pages), a.table, options=options, form=form))
+# NaN does meet wgmma: in keys behind a row's end (masked afterwards) and in rows of a tile that belong to no token
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 
 
 @all_forms()
-@settings(max_examples=25)
-@given(data=st.data())
-def test_equals_the_definition(data, form):
-    case = data.draw(cases(form.kinds))
-    a = form.rounded(arrays(case))
-    expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
-    got = run(case, a, form)
-    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=form.atol)
-    assert not got[sum(q for q, _ in case.rows) :].any()
+def test_equals_the_definition(form):
+    @settings(max_examples=form.examples)
+    @given(case=cases(form.kinds))
+    def equals(case):
+        a = form.rounded(arrays(case))
+        expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
+        got = run(case, a, form)
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=form.atol)
+        assert not got[sum(q for q, _ in case.rows) :].any()
+
+    equals()
 
 
 FIXED = [
@@ -74,23 +55,24 @@ FIXED = [
 ]
 
 
-@all_forms(dtype=jnp.float32)
+@all_forms(fixed=True)
 def test_edges(form):
     for case in FIXED:
+        case = dataclasses.replace(case, page_size=form.page_size)
         a = form.rounded(arrays(case))
         expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
         np.testing.assert_allclose(run(case, a, form), expected, atol=form.atol)
 
 
-@all_forms(dtype=jnp.float32, layout="own")
+@all_forms(fixed=True, layout="own")
 def test_a_row_of_nans_keeps_them(form):
     """One sequence may go wrong; the others of the batch, in the same tile too, do not notice."""
-    case = Case(rows=((1, 30), (1, 40), (5, 20), (7, 3), (6, 0)), page_size=4)
+    case = Case(rows=((1, 30), (1, 40), (5, 20), (7, 3), (6, 0)), page_size=form.page_size)
     a = arrays(case)
     clean = run(case, a, form)
     kv_lens, table, cu, _ = a.table
     for row in (1, 3):
-        a.pages[table[row, : -(-kv_lens[row] // 4)]] = np.nan
+        a.pages[table[row, : -(-kv_lens[row] // case.page_size)]] = np.nan
         a.q[cu[row] : cu[row + 1]] = np.nan
     got = run(case, a, form)
     for row in range(5):
@@ -110,9 +92,9 @@ def test_bfloat16_cache_is_as_near_as_its_roundings(uniform):
     np.testing.assert_allclose(run(case, a, form), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("form", [XLA, TPU], ids=["xla", "tpu"])
+@pytest.mark.parametrize("form", [XLA, TPU, HOPPER], ids=["xla", "tpu", "gpu"])
 def test_result_has_the_type_of_q(form):
-    case = FIXED[3]
+    case = dataclasses.replace(FIXED[1], page_size=form.page_size)
     a = arrays(case)
     for dtype in (jnp.bfloat16, jnp.float16):
         a.q = jnp.asarray(a.q, dtype)
@@ -131,12 +113,12 @@ def test_write_puts_every_token_in_its_place_and_nothing_elsewhere(data, form):
     np.testing.assert_array_equal(reference.write_kv(a.pages_before, a.k, a.v, *a.table), a.pages)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "mosaic_tpu"])
+@pytest.mark.parametrize("implementation", ["xla", "mosaic_tpu", "mosaic_gpu"])
 @pytest.mark.parametrize("head_dim", [8, 128, 160])
 def test_own_layout_round_trips(implementation, head_dim):
-    canonical = jnp.arange(3.0 * 4 * 6 * head_dim).reshape(3, 4, 6, head_dim)
+    canonical = jnp.arange(3.0 * 8 * 6 * head_dim).reshape(3, 8, 6, head_dim)
     own = from_canonical(implementation, canonical)
-    assert own.shape == pages_shape(implementation, 3, 4, 3, head_dim)
+    assert own.shape == pages_shape(implementation, 3, 8, 3, head_dim)
     np.testing.assert_array_equal(to_canonical(implementation, own)[..., :head_dim], canonical)
 
 

@@ -10,6 +10,7 @@ from pallas_kernels.ragged_paged_attention.metadata import ceil_div
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import singles, tiles
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import HopperPages
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata, chunks
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.ops import SIMPLE_INTERPRETER, Ops, interpreter
 
 
 def attend(
@@ -27,6 +28,7 @@ def attend(
     queries = q.astype(kv.dtype).reshape(q.shape[0], heads.num_kv, heads.group, heads.dim)
     queries = jnp.pad(queries, ((0, 0),) * 3 + ((0, width - heads.dim),))
     how: dict[str, Any] = dict(sm_scale=sm_scale, soft_cap=soft_cap, options=_options(interpret))
+    how["ops"] = Ops(plain=interpret and SIMPLE_INTERPRETER)
     out = _singles(queries, kv, meta, how)
     if not meta.uniform:
         out = jnp.where((meta.place >= 0)[:, None, None, None], _tiles(queries, kv, meta, how), out)
@@ -34,9 +36,9 @@ def attend(
 
 
 def _options(interpret: bool) -> dict[str, Any]:
-    """How a kernel is to be compiled; or interpreted, with a search for unsynchronised accesses on the way."""
+    """How a kernel is to be compiled; or interpreted."""
     if interpret:
-        return dict(interpret=plgpu.InterpretGPUParams(detect_races=True))
+        return dict(interpret=interpreter())
     return dict(compiler_params=plgpu.CompilerParams(approx_math=True))
 
 

@@ -10,10 +10,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK, LANES, piece
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.ops import WGMMA, Ops
 
 NEG = -1e30  # finite, so that what a wholly masked block adds is wiped out by the next block instead of being NaN
 LOG2E = math.log2(math.e)  # weights are powers of two: that is the instruction the hardware has
-WGMMA, ROWS, COLUMNS = plgpu.Layout.WGMMA, plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
 
 
 def operand(shape: tuple[int, ...], dtype) -> Any:
@@ -22,30 +22,9 @@ def operand(shape: tuple[int, ...], dtype) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=(tiles, plgpu.SwizzleTransform(128)))  # type: ignore[abstract]
 
 
-def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
-    """A constant with a register layout, to begin a loop with."""
-    return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
-
-
-def iota(shape: tuple[int, ...], axis: int, layout: Any) -> jax.Array:
-    """Positions along an axis, int32."""
-    return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=layout)
-
-
 def spread(x: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """A vector along `axis` of an array of two axes, the same everywhere along the other one."""
     return lax.broadcast_in_dim(x, shape, [axis])
-
-
-def product(*pairs: tuple[Any, Any]) -> jax.Array:
-    """The sum of a @ b over pairs of operands in shared memory, in float32 registers."""
-
-    def run(acc):
-        for a, b in pairs:
-            plgpu.wgmma(acc, a, b)
-        return acc[...]
-
-    return pl.run_scoped(run, plgpu.WGMMAAccumulatorRef((pairs[0][0].shape[0], pairs[0][1].shape[1]), jnp.float32))
 
 
 def copies(page_size: int) -> int:
@@ -71,6 +50,12 @@ def fetch(
         plgpu.copy_gmem_to_smem(kv.at[pl.ds(source, size)], to.at[pl.ds(i * size, size)], barrier)
 
 
+def drain(free: Any, step: Any) -> None:
+    """Wait until the last blocks of `step` have been used: a barrier is not left before all that it announced was heard."""
+    depth = jnp.int32(free.shape[0])
+    lax.fori_loop(jnp.maximum(step - depth, 0), step, lambda i, _: plgpu.barrier_wait(free.at[lax.rem(i, depth)]), None)
+
+
 def scaled(scores: jax.Array, sm_scale: float, soft_cap: float | None) -> jax.Array:
     """Scores in powers of two, capped. The tangent is spelled out: the hardware's own is good to three digits only."""
     if soft_cap is None:
@@ -79,10 +64,10 @@ def scaled(scores: jax.Array, sm_scale: float, soft_cap: float | None) -> jax.Ar
     return (soft_cap * LOG2E) - (2 * soft_cap * LOG2E) / (grown + 1.0)
 
 
-def zero_tail(block: Any, width: int, left: Any) -> None:
+def zero_tail(ops: Ops, block: Any, width: int, left: Any) -> None:
     """Zero the values of a block from token `left` on, in shared memory: their weights are 0, but 0 x NaN would be NaN."""
     for i in range(width, 2 * width, LANES):
         part = block.at[:, pl.ds(i, LANES)]
-        row = iota((BLOCK, LANES), 0, WGMMA)
-        values = plgpu.layout_cast(part[...], WGMMA)
+        row = ops.iota((BLOCK, LANES), 0, WGMMA)
+        values = ops.cast(part[...], WGMMA)
         part[...] = jnp.where(row < left, values, jnp.zeros_like(values))

@@ -17,8 +17,10 @@ from jaxtyping import Array, Int
 from pallas_kernels.ragged_paged_attention.layout import Heads
 from pallas_kernels.ragged_paged_attention.metadata import ceil_div
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK
+from pallas_kernels.ragged_paged_attention.target import Target, current_target
 
 Scalar = Int[Array, ""]
+PROCESSORS = 132  # of an H100 or H200 (SXM), for a target that does not tell
 # columns of the tables that the kernels read
 FIRST, COUNT, BEGIN, END = range(4)  # of a program: its first item, how many it touches, its share of the line
 ROW, TOKEN, STOP, LOW, BLOCK0, BLOCKS, LINE = range(7)  # of a single; LINE is where its first item's blocks begin
@@ -29,15 +31,21 @@ TILE_ROW, TILE_QUERY, TILE_PLACE, TILE_AT, TILE_STOP, TILE_BLOCK0, TILE_BLOCK1, 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """Sizes of the work, for the 132 processors of an H100 or H200.
+    """Sizes of the work. They change speed, and outside of uniform mode in the last bits the order of the sums.
 
-    single_programs: shares of the singles' work (two programs fit on a processor). least: blocks that are worth a
-    program. tile_programs: of the persistent grid over tiles.
+    single_programs: shares of the singles' work. least: blocks that are worth a program. tile_programs: of the persistent
+    grid over tiles.
     """
 
-    single_programs: int = 264
-    least: int = 4
-    tile_programs: int = 132
+    single_programs: int
+    least: int
+    tile_programs: int
+
+
+def choose(target: Target) -> Tuning:
+    """Grids that fill the card once: of the programs for singles two fit on a multiprocessor, of those for tiles one."""
+    processors = target.cores if target.platform == "gpu" and target.cores else PROCESSORS
+    return Tuning(single_programs=2 * processors, least=4, tile_programs=processors)
 
 
 @functools.partial(
@@ -128,7 +136,7 @@ def build(
     tuning: Tuning | None,
 ) -> HopperMetadata:
     """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch."""
-    tuning = tuning or Tuning()
+    tuning = tuning or choose(current_target())
     rows = _clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens, page_size, sliding_window)
     valid = jnp.arange(num_tokens) < rows.total
     per_single = chunks(heads)[1] * heads.num_kv  # items

@@ -6,7 +6,6 @@ operands: a second path into the loop that bounds everything, to save one launch
 through the second-level cache, where increments read T x length x 2K x C.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,23 +14,16 @@ from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
 from pallas_kernels.ragged_paged_attention.target import Target
 
-NEEDS_JAX = (0, 12)  # Mosaic before it can neither store results from registers nor interpret transposed operands
 HOPPER = ("H100", "H200", "H20", "H800", "GH200")
 
 
 def why_not(target: Target) -> str | None:
-    """None for NVIDIA's Hopper generation, under a JAX that is new enough."""
+    """None for NVIDIA's Hopper generation."""
     if target.platform != "gpu":
         return "its kernels are for NVIDIA GPUs"
     if not any(name in target.kind.split() for name in HOPPER):
         return f"its kernels use wgmma, which only NVIDIA's Hopper generation has ({', '.join(HOPPER)})"
-    return _too_old()
-
-
-def _too_old() -> str | None:
-    if jax.__version_info__ >= NEEDS_JAX:
-        return None
-    return f"its kernels need JAX {'.'.join(map(str, NEEDS_JAX))} or newer, and this is {jax.__version__}"
+    return None
 
 
 def attend(
@@ -45,11 +37,8 @@ def attend(
 ) -> Float[Array, "T H C"]:
     """Attention of every real token over its row's pages; zeros for the others.
 
-    Raises ValueError for pages of another type than bfloat16 or float16 and for other heads than were prepared for,
-    NotImplementedError under an older JAX.
+    Raises ValueError for pages of another type than bfloat16 or float16 and for other heads than were prepared for.
     """
-    if (too_old := _too_old()) is not None:
-        raise NotImplementedError(f"attention implementation 'mosaic_gpu' cannot run: {too_old} (use 'xla' or None)")
     # loads Mosaic's compiler, which a process on other hardware need not wait for
     from pallas_kernels.ragged_paged_attention.mosaic_gpu import attention
 

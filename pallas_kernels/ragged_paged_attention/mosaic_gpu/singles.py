@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import common
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as columns
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import COLUMNS, NEG, WGMMA, full, spread
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, spread
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import BLOCK
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.ops import COLUMNS, WGMMA, Ops
 
 COMPUTE, FETCH = range(2)  # warpgroups
 
@@ -32,7 +33,14 @@ def stages(width: int) -> int:
 
 
 def attend(
-    q: Float[Array, "T KN C"], kv: Float[Array, "rows C2"], meta: HopperMetadata, *, sm_scale, soft_cap, options: dict
+    q: Float[Array, "T KN C"],
+    kv: Float[Array, "rows C2"],
+    meta: HopperMetadata,
+    *,
+    sm_scale,
+    soft_cap,
+    ops: Ops,
+    options: dict,
 ) -> Float[Array, "N K C n"]:
     """Results of the singles, in q's type; columns past a group's heads and singles of padding hold anything.
 
@@ -42,7 +50,7 @@ def attend(
     width, items = kv.shape[1] // 2, meta.parts.shape[0]
     slots, depth = items + meta.tuning.single_programs, stages(width)
     shape = lambda dtype, *dims: jax.ShapeDtypeStruct(dims, dtype)
-    kind = dict(meta=meta, n=n, chunks=per_group, sm_scale=sm_scale, soft_cap=soft_cap)
+    kind = dict(meta=meta, n=n, chunks=per_group, sm_scale=sm_scale, soft_cap=soft_cap, ops=ops)
     parts = plgpu.kernel(
         lambda *refs: _Share(*refs, **kind).run(),
         out_type=(shape(jnp.float32, slots * width, n), shape(jnp.float32, slots, n), shape(jnp.float32, slots, n)),
@@ -62,7 +70,11 @@ def attend(
         **options,
     )(meta.programs, meta.singles, meta.page_table, q.reshape(-1, width), kv)
     merged = plgpu.kernel(
-        _merge, out_type=shape(q.dtype, items * width, n), grid=(items,), grid_names=("item",), **options
+        functools.partial(_merge, ops=ops),
+        out_type=shape(q.dtype, items * width, n),
+        grid=(items,),
+        grid_names=("item",),
+        **options,
     )(meta.parts, *parts)
     return merged.reshape(-1, meta.heads.num_kv * per_group, width, n)
 
@@ -91,6 +103,7 @@ class _Share:
     chunks: int
     sm_scale: float
     soft_cap: float | None
+    ops: Ops
 
     @property
     def heads(self) -> int:
@@ -107,7 +120,9 @@ class _Share:
 
         @pl.when(lax.axis_index("warpgroup") == FETCH)
         def fetch():
-            lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            step = lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            common.drain(self.free, step)
+            common.drain(self.q_free, count)
 
     def item(self, s):
         """The s-th item's number, its single's entry, its head, and its blocks that belong to this share."""
@@ -144,12 +159,16 @@ class _Share:
         slot, width, part = lax.rem(s, jnp.int32(2)), self.kv_smem.shape[2] // 2, number + lax.axis_index("program")
         block = functools.partial(self.block, q=self.q_smem.at[slot], stop=at(columns.STOP), first=at(columns.LOW))
         plgpu.barrier_wait(self.q_ready.at[slot])
-        start = full((self.n,), NEG, COLUMNS), full((BLOCK, self.n), 0, WGMMA), full((width, self.n), 0, WGMMA)
+        start = (
+            self.ops.full((self.n,), NEG, COLUMNS),
+            self.ops.full((BLOCK, self.n), 0, WGMMA),
+            self.ops.full((width, self.n), 0, WGMMA),
+        )
         step, top, total, acc = lax.fori_loop(low, high, block, (step, *start))
         plgpu.barrier_arrive(self.q_free.at[slot])
-        plgpu.store(self.sums.at[pl.ds(part * width, width)], acc, optimized=False)
-        plgpu.store(self.tops.at[part], top, optimized=False)
-        plgpu.store(self.totals.at[part], total.sum(axis=0), optimized=False)
+        self.ops.store(self.sums.at[pl.ds(part * width, width)], acc)
+        self.ops.store(self.tops.at[part], top)
+        self.ops.store(self.totals.at[part], total.sum(axis=0))
         return step
 
     def block(self, b, carry, *, q, stop, first):
@@ -158,33 +177,34 @@ class _Share:
         stage, width = lax.rem(step, jnp.int32(self.kv_smem.shape[0])), acc.shape[0]
         plgpu.barrier_wait(self.ready.at[stage])
         k, v = (self.kv_smem.at[stage, :, pl.ds(i * width, width)] for i in range(2))
-        scores = common.scaled(common.product((k, q.transpose((1, 0)))), self.sm_scale, self.soft_cap)
-        position = b * BLOCK + common.iota(scores.shape, 0, WGMMA)
+        scores = common.scaled(self.ops.product((k, self.ops.turned(q))), self.sm_scale, self.soft_cap)
+        position = b * BLOCK + self.ops.iota(scores.shape, 0, WGMMA)
         scores = jnp.where((position < stop) & (position >= first), scores, NEG)
         new_top = jnp.maximum(top, scores.max(axis=0))
         weight = jnp.exp2(scores - spread(new_top, scores.shape, 1))
         keep = jnp.exp2(top - new_top)
-        turned = plgpu.layout_cast(weight.astype(self.p_smem.dtype), plgpu.Layout.WGMMA_TRANSPOSED)
-        self.p_smem.transpose((1, 0))[...] = turned
-        pl.when((b + 1) * BLOCK > stop)(lambda: common.zero_tail(self.kv_smem.at[stage], width, stop - b * BLOCK))
+        turned = self.ops.cast(weight.astype(self.p_smem.dtype), plgpu.Layout.WGMMA_TRANSPOSED)
+        self.ops.assign(self.ops.turned(self.p_smem), turned)
+        pl.when((b + 1) * BLOCK > stop)(
+            lambda: common.zero_tail(self.ops, self.kv_smem.at[stage], width, stop - b * BLOCK)
+        )
         plgpu.commit_smem()
-        part = common.product((v.transpose((1, 0)), self.p_smem.transpose((1, 0))))
+        part = self.ops.product((self.ops.turned(v), self.ops.turned(self.p_smem)))
         plgpu.barrier_arrive(self.free.at[stage])
         return step + 1, new_top, total * spread(keep, total.shape, 1) + weight, acc * spread(keep, acc.shape, 1) + part
 
 
-def _merge(parts, sums, tops, totals, out):
+def _merge(parts, sums, tops, totals, out, *, ops: Ops) -> None:
     """One item: its parts added up in their order, each scaled from its own top score to the common one."""
     item = lax.axis_index("item")
     first, count = parts[item, 0], parts[item, 1]
     shape = width, n = out.shape[0] // parts.shape[0], out.shape[1]
-    load = functools.partial(plgpu.load, optimized=False)
 
     def add(i, carry, *, at_once: int):
         """The i-th lot of `at_once` parts: their loads are under way together."""
         slots = [first + i * at_once + j for j in range(at_once)]
-        vectors = [[load(ref.at[slot], layout=COLUMNS) for ref in (tops, totals)] for slot in slots]
-        sums_here = [load(sums.at[pl.ds(slot * width, width)], layout=WGMMA) for slot in slots]
+        vectors = [[ops.load(ref.at[slot], COLUMNS) for ref in (tops, totals)] for slot in slots]
+        sums_here = [ops.load(sums.at[pl.ds(slot * width, width)], WGMMA) for slot in slots]
         for (top_here, total_here), sum_here in zip(vectors, sums_here, strict=True):
             top, total, acc = carry
             new_top = jnp.maximum(top, top_here)
@@ -197,8 +217,8 @@ def _merge(parts, sums, tops, totals, out):
     def _():
         at_once = max(1, 8192 // (width * n))  # 64 registers
         lots = lax.div(count, jnp.int32(at_once))
-        carry = full((n,), NEG, COLUMNS), full((n,), 0, COLUMNS), full(shape, 0, WGMMA)
+        carry = ops.full((n,), NEG, COLUMNS), ops.full((n,), 0, COLUMNS), ops.full(shape, 0, WGMMA)
         carry = lax.fori_loop(0, lots, functools.partial(add, at_once=at_once), carry)
         _, total, acc = lax.fori_loop(lots * at_once, count, functools.partial(add, at_once=1), carry)
         done = acc / spread(total, shape, 1)
-        plgpu.store(out.at[pl.ds(item * width, width)], done.astype(out.dtype), optimized=False)
+        ops.store(out.at[pl.ds(item * width, width)], done.astype(out.dtype))

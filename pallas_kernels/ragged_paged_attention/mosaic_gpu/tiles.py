@@ -20,9 +20,10 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import common
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as columns
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, ROWS, WGMMA, full, spread
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.common import NEG, spread
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
+from pallas_kernels.ragged_paged_attention.mosaic_gpu.ops import ROWS, WGMMA, Ops
 
 COMPUTE, FETCH = 2, 2  # two warpgroups compute, and the third fetches
 ROWS_EACH = 64  # query rows of a warpgroup: wgmma's M
@@ -35,7 +36,14 @@ def stages(width: int) -> int:
 
 
 def attend(
-    q: Float[Array, "K M C"], kv: Float[Array, "rows C2"], meta: HopperMetadata, *, sm_scale, soft_cap, options: dict
+    q: Float[Array, "K M C"],
+    kv: Float[Array, "rows C2"],
+    meta: HopperMetadata,
+    *,
+    sm_scale,
+    soft_cap,
+    ops: Ops,
+    options: dict,
 ) -> Float[Array, "K QM C"]:
     """Results of the query rows `q` (see `HopperMetadata.queries`) at the places of their tiles (`HopperMetadata.place`).
 
@@ -45,7 +53,7 @@ def attend(
     each = width // COMPUTE if columns.split_columns(meta.heads.dim) else width
     per_page, depth = common.copies(meta.page_size), stages(width)
     run = plgpu.kernel(
-        lambda *refs: _Program(*refs, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap).run(),
+        lambda *refs: _Program(*refs, meta=meta, sm_scale=sm_scale, soft_cap=soft_cap, ops=ops).run(),
         out_type=jax.ShapeDtypeStruct((heads * meta.tiles.shape[0] * size, width), q.dtype),
         grid=(meta.tuning.tile_programs,),
         grid_names=("program",),
@@ -85,6 +93,7 @@ class _Program:
     meta: HopperMetadata
     sm_scale: float
     soft_cap: float | None
+    ops: Ops
 
     def run(self) -> None:
         """Both kinds of warpgroups walk the same tiles; a running number of blocks is what they agree on."""
@@ -100,7 +109,7 @@ class _Program:
         @pl.when(me == FETCH)
         def fetch():
             plgpu.set_max_registers(REGISTERS_TO_FETCH, action="decrease")
-            lax.fori_loop(0, count, self.fetch, jnp.int32(0))
+            common.drain(self.free, lax.fori_loop(0, count, self.fetch, jnp.int32(0)))
 
     def work(self, i):
         """The i-th tile's entry and its K/V head."""
@@ -135,11 +144,15 @@ class _Program:
         for part in range(parts):
             source = self.q.at[pl.ds(pl.multiple_of(query, ALIGNED), ROWS_EACH), pl.ds(part * each, each)]
             plgpu.copy_gmem_to_smem(source, self.q_smem.at[me, part], self.q_ready.at[me])
-        row = at(columns.TILE_AT) + rows + common.iota((ROWS_EACH,), 0, ROWS)
+        row = at(columns.TILE_AT) + rows + self.ops.iota((ROWS_EACH,), 0, ROWS)
         position = lax.div(row, jnp.int32(self.meta.heads.group))  # of each row's token
         plgpu.barrier_wait(self.q_ready.at[me])
         block = functools.partial(self.block, me=me, at=at, position=position, values=pl.ds(parts * each + first, each))
-        start = full((ROWS_EACH,), NEG, ROWS), full((ROWS_EACH,), 0, ROWS), full((ROWS_EACH, each), 0, WGMMA)
+        start = (
+            self.ops.full((ROWS_EACH,), NEG, ROWS),
+            self.ops.full((ROWS_EACH,), 0, ROWS),
+            self.ops.full((ROWS_EACH, each), 0, WGMMA),
+        )
         step, _, total, acc = lax.fori_loop(at(columns.TILE_BLOCK0), at(columns.TILE_BLOCK1), block, (step, *start))
         done = acc / spread(total, acc.shape, 0)
         self.q_smem.at[me, 0][...] = done.astype(self.q_smem.dtype)  # the queries have been used
@@ -156,8 +169,8 @@ class _Program:
         stage, each = lax.rem(step, jnp.int32(self.kv_smem.shape[0])), acc.shape[1]
         plgpu.barrier_wait(self.ready.at[stage])
         k = [self.kv_smem.at[stage, :, pl.ds(i * each, each)] for i in range(self.q_smem.shape[1])]
-        pairs = [(self.q_smem.at[me, i], half.transpose((1, 0))) for i, half in enumerate(k)]
-        scores = common.scaled(common.product(*pairs), self.sm_scale, self.soft_cap)
+        pairs = [(self.q_smem.at[me, i], self.ops.turned(half)) for i, half in enumerate(k)]
+        scores = common.scaled(self.ops.product(*pairs), self.sm_scale, self.soft_cap)
         plain = (b >= at(columns.TILE_PLAIN0)) & (b < at(columns.TILE_PLAIN1))
         # one loop with a branch in it, not three loops: these kept so much at hand that registers were spilled
         scores = lax.cond(plain, lambda x: x, functools.partial(self.masked, b=b, position=position), scores)
@@ -167,13 +180,13 @@ class _Program:
         self.p_smem.at[me][...] = weight.astype(self.p_smem.dtype)
         self.clean(b, stage, me, at(columns.TILE_STOP))
         plgpu.commit_smem()
-        part = common.product((self.p_smem.at[me], self.kv_smem.at[stage, :, values]))
+        part = self.ops.product((self.p_smem.at[me], self.kv_smem.at[stage, :, values]))
         plgpu.barrier_arrive(self.free.at[stage])
         return step + 1, new_top, total * keep + weight.sum(axis=1), acc * spread(keep, acc.shape, 0) + part
 
     def masked(self, scores, *, b, position):
         """Scores of what a row's token sees; it stands at `position`."""
-        column = b * BLOCK + common.iota(scores.shape, 1, WGMMA)
+        column = b * BLOCK + self.ops.iota(scores.shape, 1, WGMMA)
         seen = column <= spread(position, scores.shape, 0)
         if self.meta.sliding_window is not None:
             seen &= column > spread(position - self.meta.sliding_window, scores.shape, 0)
@@ -186,7 +199,7 @@ class _Program:
         def last_block():
             @pl.when(me == 0)
             def zero():
-                common.zero_tail(self.kv_smem.at[stage], self.kv_smem.shape[2] // 2, stop - b * BLOCK)
+                common.zero_tail(self.ops, self.kv_smem.at[stage], self.kv_smem.shape[2] // 2, stop - b * BLOCK)
                 plgpu.commit_smem()
 
             plgpu.barrier_arrive(self.tail)
