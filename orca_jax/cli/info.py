@@ -51,7 +51,8 @@ def machine_table(machine: "MachineInfo") -> list[tuple[str, str]]:
         memory = "" if device.memory_bytes is None else f", {in_bytes(device.memory_bytes)}"
         table.append(("device", f"{device.name} ({device.platform}{memory})"))
     table.append(("host", f"{machine.num_cores} cores, {in_bytes(machine.host_memory_bytes)}"))
-    table.append(("attention", machine.attention))
+    note = "" if machine.attention_note is None else f" ({machine.attention_note})"
+    table.append(("attention", machine.attention + note))
     return table
 
 

@@ -19,6 +19,7 @@ from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import LocalExecutor
 from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_bytes
 from orca_jax.execution.options import ExecutorOptions
+from orca_jax.execution.outline import page_bytes
 from orca_jax.execution.programs import use_compilation_cache
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
 from orca_jax.models.source import find_tokenizer
@@ -26,7 +27,7 @@ from orca_jax.models.weights import CheckpointWeights
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.text.tokenizer import Tokenizer
-from pallas_kernels.ragged_paged_attention import pages_dtype, resolve
+from pallas_kernels.ragged_paged_attention import pages_dtype, passed_over, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class EngineInfo:
     dtype: str
     devices: tuple[str, ...]
     attention: str
+    attention_note: str | None  # why the device's own kernels do not run
     kv_dtype: str
     max_model_len: int
     max_num_seqs: int
@@ -96,11 +98,7 @@ def build_engine(
     planned, weights = outline(config)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(config, planned)
     info = choose(config, planned)
-    logger.info(
-        "%s (%s, %d parameters, %s) on %s; attention: %s; K/V pool: %d pages of %d tokens, %d bytes (%s)",
-        info.model, info.architecture, info.num_parameters, info.dtype, ", ".join(info.devices), info.attention,
-        info.pool.num_pages, info.page_size, info.pool.bytes, info.pool.reason,
-    )  # fmt: skip
+    log_choice(info)
     loaded = fill_model(planned, weights, config.seed, lambda done, total, what: report("load", done, total, what))
     executor = LocalExecutor(loaded.model, executor_options(info, loaded))
     kv = KVManager(info.pool.num_pages, info.page_size, executor.options.num_slots)
@@ -113,6 +111,16 @@ def build_engine(
         scheduler, executor, OutputProcessor(tokenizer), clock=clock or MonotonicClock(), observers=observers
     )
     return BuiltEngine(engine, make_door(config, info, loaded, tokenizer), tokenizer, info, config)
+
+
+def log_choice(info: EngineInfo) -> None:
+    """One line about the engine that is going to be built."""
+    note = "" if info.attention_note is None else f" ({info.attention_note})"
+    logger.info(
+        "%s (%s, %d parameters, %s) on %s; attention: %s%s; K/V pool: %d pages of %d tokens, %d bytes (%s)",
+        info.model, info.architecture, info.num_parameters, info.dtype, ", ".join(info.devices), info.attention, note,
+        info.pool.num_pages, info.page_size, info.pool.bytes, info.pool.reason,
+    )  # fmt: skip
 
 
 def outline(config: EngineConfig) -> tuple[LoadedModel, CheckpointWeights | None]:
@@ -175,9 +183,9 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     weights = f"the weights of {loaded.info.name} take {size} bytes in {loaded.dtype.name}"
     check_room(size, weights, "a smaller model, or a narrower --dtype")
     pool = pool_size(
-        loaded.config, page_size=page_size, kv_dtype=kv_dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len,
-        asked_bytes=config.kv_cache_memory_bytes, gpu_memory_utilization=config.gpu_memory_utilization,
-        bytes_to_come=size + tables,
+        page_bytes(loaded.config, AttentionOptions(attention, page_size, layers=loaded.layers), kv_dtype),
+        page_size=page_size, max_num_seqs=max_num_seqs, max_model_len=max_model_len, asked_bytes=config.kv_cache_memory_bytes,
+        gpu_memory_utilization=config.gpu_memory_utilization, bytes_to_come=size + tables,
     )  # fmt: skip
     return EngineInfo(
         model=loaded.info.name,
@@ -187,6 +195,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         dtype=loaded.dtype.name,
         devices=tuple(str(d) for d in jax.devices()[:1]),
         attention=attention,
+        attention_note=attention_note(attention),
         kv_dtype=kv_dtype.name,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
@@ -206,6 +215,11 @@ def attention_implementation(config: EngineConfig) -> str:
         return resolve(None if config.attention_backend == "auto" else config.attention_backend)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"attention_backend = {config.attention_backend!r}: {error}") from error
+
+
+def attention_note(implementation: str) -> str | None:
+    """Why an accelerator does not run the kernels that are written for its kind; None where it does, and on a CPU."""
+    return passed_over(implementation)
 
 
 def max_model_length(config: EngineConfig, loaded: LoadedModel) -> int:

@@ -20,6 +20,7 @@ from orca_jax.execution.programs import COMPILES, Program, Progress, compile_all
 from orca_jax.execution.prompt_logprobs import PromptScorer
 from orca_jax.execution.step import StepOutput
 from orca_jax.models.decoder import Decoder
+from pallas_kernels.ragged_paged_attention import passed_over
 
 
 @dataclass(slots=True)
@@ -103,8 +104,11 @@ class LocalExecutor:
         return StepResult(tuple(tokens), logprobs, prompt_logprobs)
 
     def statistics(self) -> dict[str, float | int | str]:
+        attention = self.options.attention.implementation
+        note = passed_over(attention)
         return {
-            "attention": self.options.attention.implementation,
+            "attention": attention,
+            **({} if note is None else {"attention_note": note}),
             "programs": len(self.steps) + 2,
             "compiles_after_warm_up": self.compiles_after_warm_up,
             "kv_cache_bytes": sum(x.nbytes for x in self.cache),

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from orca_jax.core.errors import ConfigError
 from orca_jax.execution.constraints import allocate_constraints
-from orca_jax.models.config import DecoderConfig
 
 CPU_SHARE = 0.4  # of the host's free memory: the rest is for XLA's temporaries, the file cache and everybody else
 
@@ -27,40 +26,34 @@ class PoolSize:
         return self.num_pages * self.page_bytes
 
 
-def page_bytes(config: DecoderConfig, page_size: int, kv_dtype: jnp.dtype) -> int:
-    """Bytes of one page in all layers: `L x page_size x 2K x C` elements."""
-    elements = config.num_layers * page_size * 2 * config.num_kv_heads * config.head_dim
-    return elements * jnp.dtype(kv_dtype).itemsize
-
-
 def pool_size(
-    config: DecoderConfig, *, page_size: int, kv_dtype: jnp.dtype, max_num_seqs: int, max_model_len: int,
+    page_bytes: int, *, page_size: int, max_num_seqs: int, max_model_len: int,
     asked_bytes: int | None, gpu_memory_utilization: float, bytes_to_come: int = 0,
 ) -> PoolSize:  # fmt: skip
     """Pages for `asked_bytes`, or else for `max_num_seqs` sequences of full length as far as memory goes.
 
-    `bytes_to_come` (of weights, of tables) are still to be taken beside the pool. Raises ConfigError, with the numbers,
-    where not even one sequence of full length fits, or the memory asked for is not there.
+    `page_bytes` is what a page takes in all layers (see `outline.page_bytes`). `bytes_to_come` (of weights, of tables) are
+    still to be taken beside the pool. Raises ConfigError, with the numbers, where not even one sequence of full length
+    fits, or the memory asked for is not there.
     """
-    size = page_bytes(config, page_size, kv_dtype)
     per_sequence = -(-max_model_len // page_size)
     wanted = max_num_seqs * per_sequence
     if asked_bytes is not None:
         check_room(
             asked_bytes + bytes_to_come, f"kv_cache_memory_bytes = {asked_bytes}", "lower --kv-cache-memory-bytes"
         )
-        pages, reason = asked_bytes // size, f"kv_cache_memory_bytes = {asked_bytes}"
+        pages, reason = asked_bytes // page_bytes, f"kv_cache_memory_bytes = {asked_bytes}"
     else:
         room, what = available_bytes(gpu_memory_utilization, bytes_to_come)
-        pages = min(wanted, room // size)
+        pages = min(wanted, room // page_bytes)
         reason = f"{max_num_seqs} sequences of {max_model_len} tokens" if pages == wanted else f"{what} allow no more"
     if pages < per_sequence:
         raise ConfigError(
             f"the K/V pool would hold {pages} pages of {page_size} tokens ({reason}), but one sequence of max_model_len = "
-            f"{max_model_len} needs {per_sequence}, {per_sequence * size} bytes "
+            f"{max_model_len} needs {per_sequence}, {per_sequence * page_bytes} bytes "
             "(lower --max-model-len, or raise --kv-cache-memory-bytes)"
         )
-    return PoolSize(pages, size, reason)
+    return PoolSize(pages, page_bytes, reason)
 
 
 def available_bytes(gpu_memory_utilization: float, bytes_to_come: int = 0) -> tuple[int, str]:

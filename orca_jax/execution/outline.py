@@ -13,8 +13,10 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from orca_jax.core.errors import ConfigError
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import Constraints, allocate_constraints, write_line
+from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.packing import packed_size
 from orca_jax.execution.programs import Program
@@ -37,7 +39,7 @@ class StepMemory(NamedTuple):
 class StepOutline:
     """A model, abstract or real, and the options it is to run with, from which every program follows.
 
-    Raises ConfigError where the model cannot be split over the mesh.
+    Raises ConfigError where the model cannot be split over the mesh, or its pages cannot be had.
     """
 
     def __init__(self, model: Decoder, options: ExecutorOptions):
@@ -50,7 +52,7 @@ class StepOutline:
         slots, vocab = options.num_slots, self.config.vocab_size
         self.memory = StepMemory(
             parameters=tuple(struct(x, sharding) for x, sharding in zip(leaves, split, strict=True)),
-            cache=cache_outline(self.config, options),
+            cache=cache_outline(self.config, options.attention, options.num_pages, options.kv_dtype),
             history=struct(jax.ShapeDtypeStruct((slots, options.max_model_len + 1), jnp.int32), self.whole),
             constraints=self.same_everywhere(jax.eval_shape(lambda: allocate_constraints(slots, vocab))),
         )
@@ -84,12 +86,25 @@ def struct(x: Array | jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStru
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def cache_outline(config: DecoderConfig, o: ExecutorOptions) -> list[jax.ShapeDtypeStruct]:
-    """An array of pages for each layer, or one with all layers' pages in a row where the layers are scanned."""
-    scanned = o.attention.layers == "scan"
-    arrays, pages = (1, config.num_layers * o.num_pages) if scanned else (config.num_layers, o.num_pages)
-    name = o.attention.implementation
-    with nullcontext() if o.mesh is None else jax.set_mesh(o.mesh):  # a layout may depend on the hardware
-        shape = pages_shape(name, pages, o.attention.page_size, config.num_kv_heads, config.head_dim)
-    sharding = None if o.mesh is None else NamedSharding(o.mesh, heads_spec(heads_axis(name)))
-    return [jax.ShapeDtypeStruct(shape, jnp.dtype(o.kv_dtype), sharding=sharding)] * arrays
+def cache_outline(
+    config: DecoderConfig, attention: AttentionOptions, num_pages: int, kv_dtype: Any
+) -> list[jax.ShapeDtypeStruct]:
+    """An array of pages for each layer, or one with all layers' pages in a row where the layers are scanned.
+
+    Raises ConfigError for pages that the implementation cannot have.
+    """
+    scanned = attention.layers == "scan"
+    arrays, pages = (1, config.num_layers * num_pages) if scanned else (config.num_layers, num_pages)
+    name, mesh = attention.implementation, attention.mesh
+    try:
+        with nullcontext() if mesh is None else jax.set_mesh(mesh):  # a layout may depend on the hardware
+            shape = pages_shape(name, pages, attention.page_size, config.num_kv_heads, config.head_dim)
+    except ValueError as error:
+        raise ConfigError(f"attention {name!r} cannot serve this: {error}") from error
+    sharding = None if mesh is None else NamedSharding(mesh, heads_spec(heads_axis(name)))
+    return [jax.ShapeDtypeStruct(shape, jnp.dtype(kv_dtype), sharding=sharding)] * arrays
+
+
+def page_bytes(config: DecoderConfig, attention: AttentionOptions, kv_dtype: Any) -> int:
+    """Bytes of one page in all layers and on all devices, whatever the implementation pads. ConfigError as above."""
+    return sum(x.size * x.dtype.itemsize for x in cache_outline(config, attention, 1, kv_dtype))

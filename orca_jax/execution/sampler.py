@@ -6,11 +6,13 @@ exact, cheap where sorting is slow, and the same when the vocabulary is split ov
 are all kept. Random numbers are a function of (seed, index among n, position, token id) alone.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from orca_jax.core.plan import NOT_A_NUMBER
@@ -18,6 +20,7 @@ from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.constraints import Constraints, apply_constraints
 from orca_jax.execution.packing import Column, Needs, RowTable
 from orca_jax.execution.penalties import apply_penalties
+from orca_jax.models.sharding import split_by_vocabulary
 
 
 class Sampled(NamedTuple):
@@ -43,9 +46,12 @@ def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
 
 
 def sample(
-    logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints
-) -> Sampled:
-    """Choose a token for each row. `history` is the token table, up to and including each row's last position."""
+    logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints,
+    mesh: Mesh | None = None,
+) -> Sampled:  # fmt: skip
+    """Choose a token for each row. `history` is the token table, up to and including each row's last position. Over a
+    `mesh`, logits stay split by vocabulary.
+    """
 
     def plain(logits: Array) -> Sampled:
         R = logits.shape[0]
@@ -56,11 +62,14 @@ def sample(
         def need(flag: Needs) -> Bool[Array, ""]:
             return (rows.needs & int(flag)) != 0
 
+        split = functools.partial(split_by_vocabulary, mesh=mesh)
         raw = logits
-        logits = lax.cond(
+        logits = split(lax.cond(
             need(Needs.CONSTRAINTS), lambda x: apply_constraints(x, rows, history, constraints), lambda x: x, logits
+        ))  # fmt: skip
+        logits = split(
+            lax.cond(need(Needs.PENALTIES), lambda x: apply_penalties(x, rows, history), lambda x: x, logits)
         )
-        logits = lax.cond(need(Needs.PENALTIES), lambda x: apply_penalties(x, rows, history), lambda x: x, logits)
         greedy = argmax(logits)
         token = lax.cond(
             need(Needs.NOISE), lambda x: jnp.where(is_random(rows), draw(x, rows), greedy), lambda x: greedy, logits

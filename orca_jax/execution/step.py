@@ -22,6 +22,7 @@ from orca_jax.execution.constraints import Constraints
 from orca_jax.execution.forward import AttentionOptions, forward
 from orca_jax.execution.packing import ON_DEVICE, Column, RowTable, token_rows, unpack
 from orca_jax.execution.sampler import Sampled, sample
+from orca_jax.models.sharding import split_by_vocabulary
 
 OUTPUT_WIDTH = 3 + 2 * MAX_LOGPROBS
 
@@ -67,9 +68,9 @@ def make_step(
         hidden, cache = forward(model, tokens, position, cache, rows, shape.attention)
         with jax.named_scope("head"):
             last = jnp.maximum(rows.cu_q_lens[1:] - 1, 0)
-            logits = model.logits(hidden[last])
+            logits = split_by_vocabulary(model.logits(hidden[last]), shape.attention.mesh)
         with jax.named_scope("sample"):
-            sampled = sample(logits, rows, history, constraints)
+            sampled = sample(logits, rows, history, constraints, shape.attention.mesh)
             history = remember(sampled.token, rows, history)
         return cache, history, StepOutput(pack_output(sampled), hidden)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from orca_jax.core.errors import ConfigError
 from orca_jax.models.config import DecoderConfig
@@ -75,6 +76,13 @@ def parameter_shardings(model: nnx.Module, config: DecoderConfig, mesh: Mesh) ->
     flat = nnx.to_flat_state(nnx.state(model))
     placed = [(path, variable.replace(NamedSharding(mesh, specs[tuple(path)]))) for path, variable in flat]
     return tuple(jax.tree.leaves(nnx.from_flat_state(placed)))
+
+
+def split_by_vocabulary(x: Float[Array, "R V"], mesh: Mesh | None) -> Float[Array, "R V"]:
+    """`x` with each device's share of the vocabulary on it, said to compilers that would gather it otherwise."""
+    if mesh is None or x.shape[1] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, RULES["vocab"])))
 
 
 def heads_spec(axis: int) -> PartitionSpec:

@@ -26,11 +26,14 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class MachineInfo:
-    """Versions by package, devices, the attention that "auto" means here, cores, and the host's memory in bytes."""
+    """Versions by package, devices, the attention that would run (and why not the device's own kernels, where it is not
+    these), cores, and the host's memory in bytes.
+    """
 
     versions: dict[str, str]
     devices: tuple[Device, ...]
     attention: str
+    attention_note: str | None
     num_cores: int
     host_memory_bytes: int
 
@@ -39,14 +42,16 @@ def describe_machine(config: EngineConfig) -> MachineInfo:
     """Look at this machine. Raises ConfigError where `attention_backend` cannot run on it."""
     import jax
 
-    from orca_jax.engine.build import attention_implementation
+    from orca_jax.engine.build import attention_implementation, attention_note
 
+    attention = attention_implementation(config)
     versions = {"orca-jax": __version__, "python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in SHOWN_PACKAGES}
     return MachineInfo(
         versions=versions,
         devices=tuple(Device(str(d), d.device_kind, _memory(d.memory_stats())) for d in jax.devices()),
-        attention=attention_implementation(config),
+        attention=attention,
+        attention_note=attention_note(attention),
         num_cores=len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1,
         host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )

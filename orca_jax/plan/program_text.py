@@ -35,6 +35,10 @@ class Instruction:
     branches: int
     line: str
 
+    def __str__(self) -> str:
+        """Without what follows its operands: a kernel's whole code can stand there."""
+        return f"{self.shape} {self.opcode} in {self.scope!r}"
+
     @property
     def bytes(self) -> int:
         """Size of the result, the largest one where there are several."""

@@ -12,7 +12,7 @@ from pallas_kernels.ragged_paged_attention.layout import Heads, Pages
 
 __all__ = [
     "IMPLEMENTATIONS", "Heads", "allocate_pages", "from_canonical", "heads_axis", "pages_dtype", "pages_shape",
-    "prepare", "ragged_paged_attention", "resolve", "to_canonical", "write_kv",
+    "passed_over", "prepare", "ragged_paged_attention", "resolve", "to_canonical", "write_kv",
 ]  # fmt: skip
 
 IMPLEMENTATIONS = built.NAMES
@@ -25,6 +25,13 @@ def resolve(implementation: str | None = None) -> str:
     Raises ValueError for an unknown name, NotImplementedError for one that cannot run there, with the reason.
     """
     return built.find(implementation).name
+
+
+def passed_over(implementation: str) -> str | None:
+    """Why the hardware's own kernels do not run where `implementation` does: "no mosaic_gpu on NVIDIA B200: its kernels
+    ...". None where they run or could, and on hardware for which there are none (CPUs).
+    """
+    return built.passed_over(implementation)
 
 
 def pages_shape(

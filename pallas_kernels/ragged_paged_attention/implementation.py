@@ -37,10 +37,11 @@ class Metadata(Protocol):
 class Implementation:
     """One way of doing the operations. The public operations (`api.py`) have checked their arguments already.
 
-    `why_not` says why it cannot run on a target, None where it can. Pages have a layout of its own, which `pages_shape`
-    (of pages, page size, K and C), `pages_dtype`, `from_canonical` and `to_canonical` describe; every operation takes
-    canonical ones as well. `geometry` reads page size and K off an array of pages. `heads_axis` is the axis of its pages
-    that counts K/V heads: equal stretches of it hold whole heads, in order, and can live on a device each.
+    `platform` is that of the targets it is written for, None for all. `why_not` says why it cannot run on a target, None
+    where it can. Pages have a layout of its own, which `pages_shape` (of pages, page size, K and C), `pages_dtype`,
+    `from_canonical` and `to_canonical` describe; every operation takes canonical ones as well. `geometry` reads page size and
+    K off an array of pages. `heads_axis` is the axis of its pages that counts K/V heads: equal stretches of it hold whole
+    heads, in order, and can live on a device each.
 
     prepare: `(kv_lens, page_table, cu_q_lens, num_rows, *, num_tokens, page_size, heads, sliding_window, uniform, tuning)`.
     attend: `(q, kv_pages, metadata, *, sm_scale, soft_cap, interpret) -> [T, H, C]`. write: `(kv_pages, k, v, metadata, *,
@@ -48,6 +49,7 @@ class Implementation:
     """
 
     name: str
+    platform: str | None
     why_not: Callable[[Target], str | None]
     pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
     heads_axis: int
@@ -62,6 +64,7 @@ class Implementation:
 
 XLA = Implementation(
     name="xla",
+    platform=None,
     why_not=lambda target: None,
     pages_shape=layout.xla_shape,
     heads_axis=2,  # in both layouts
@@ -76,6 +79,7 @@ XLA = Implementation(
 
 MOSAIC_TPU = Implementation(
     name="mosaic_tpu",
+    platform="tpu",
     why_not=tpu_generation.why_not,
     pages_shape=tpu_pages.paired_shape,
     heads_axis=2,
@@ -90,6 +94,7 @@ MOSAIC_TPU = Implementation(
 
 MOSAIC_GPU = Implementation(
     name="mosaic_gpu",
+    platform="gpu",
     why_not=hopper.why_not,
     pages_shape=hopper_layout.shape,
     heads_axis=1,
@@ -122,3 +127,13 @@ def find(name: str | None, *, interpret: bool = False) -> Implementation:
             f"attention implementation {name!r} cannot run on {target}: {why_not} (use 'xla' or None)"
         )
     return BUILT[name]
+
+
+def passed_over(name: str) -> str | None:
+    """Why the target does not run the kernels that are written for its platform, in one line; None where `name` is such a
+    kernel, or nothing keeps one from running, or there is none.
+    """
+    target = current_target()
+    own = [each for each in BUILT.values() if each.platform == target.platform]
+    reasons = [f"no {each.name} on {target.kind}: {why}" for each in own if (why := each.why_not(target)) is not None]
+    return None if any(each.name == name for each in own) or not reasons else "; ".join(reasons)

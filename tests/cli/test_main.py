@@ -1,5 +1,6 @@
 """The command as a whole: every way of ending is one line and a status."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import pytest
 from orca_jax.cli.main import COMMANDS, main
 from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import CheckpointError, EngineError
+from orca_jax.engine.build import log_choice, plan_engine
 from orca_jax.offline.summary import in_bytes
 from orca_jax.testing.fake_engine import FakeBuilt
+from pallas_kernels.ragged_paged_attention import implementation
+from pallas_kernels.ragged_paged_attention.target import Target
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,6 +148,20 @@ def test_info_describes_the_machine(capsys):
     out = capsys.readouterr().out
     for word in ("orca-jax", "jaxlib", "attention", "cpu", "GiB", "K/V pool", "compiled shapes", "demo"):
         assert word in out
+
+
+def test_info_and_the_log_say_why_a_card_s_own_kernels_do_not_run(capsys, caplog, monkeypatch):
+    monkeypatch.setattr(implementation, "current_target", lambda: Target("gpu", "NVIDIA B200"))
+    assert main(["info"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("attention ")]
+    assert line.split(maxsplit=1)[1].startswith("xla (no mosaic_gpu on NVIDIA B200: its kernels use wgmma, which only")
+    assert main(["info", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["machine"]["attention"] == told["engine"]["attention"] == "xla"
+    assert told["machine"]["attention_note"] == told["engine"]["attention_note"] in line
+    with caplog.at_level("INFO"):
+        log_choice(plan_engine(EngineConfig()))
+    assert f"attention: xla ({told['engine']['attention_note']}); K/V pool" in caplog.text
 
 
 def test_info_refuses_an_attention_that_cannot_run_here(capsys):

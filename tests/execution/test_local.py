@@ -16,6 +16,8 @@ from orca_jax.execution.programs import COMPILES
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.dummy import fill_randomly
 from orca_jax.models.load import abstract_model
+from pallas_kernels.ragged_paged_attention import implementation
+from pallas_kernels.ragged_paged_attention.target import Target
 
 CONFIG = DecoderConfig(
     family="llama", vocab_size=64, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16,
@@ -99,6 +101,15 @@ def test_a_token_that_the_host_has_not_read_is_found_on_the_device(executor):
 def test_too_large_an_iteration_names_its_size(executor):
     with pytest.raises(ValueError, match="9 tokens in 1 rows"):
         executor.launch(StepPlan((row(0, 0, range(9)),)))
+
+
+def test_the_statistics_say_why_a_device_s_own_kernels_do_not_run(executor, monkeypatch):
+    assert executor.statistics()["attention"] == "xla"
+    assert "attention_note" not in executor.statistics()
+    monkeypatch.setattr(implementation, "current_target", lambda: Target("gpu", "NVIDIA B200"))
+    assert str(executor.statistics()["attention_note"]).startswith(
+        "no mosaic_gpu on NVIDIA B200: its kernels use wgmma"
+    )
 
 
 def test_closing_twice_is_fine_and_nothing_runs_afterwards():

@@ -1,24 +1,34 @@
-"""The size of the K/V pool from numbers that are given: nothing here depends on how much memory this machine has."""
+"""The size of the K/V pool from numbers that are given: nothing here depends on how much memory this machine has.
 
-import jax.numpy as jnp
+A page's own size is what the implementation makes of it."""
+
 import pytest
 
 from orca_jax.core.errors import ConfigError
 from orca_jax.execution import memory
+from orca_jax.execution.buckets import Bucket
+from orca_jax.execution.forward import AttentionOptions
+from orca_jax.execution.local import LocalExecutor
 from orca_jax.execution.memory import check_room, free_in_container, pool_size
+from orca_jax.execution.options import ExecutorOptions
+from orca_jax.execution.outline import page_bytes
 from orca_jax.models.config import DecoderConfig
+from orca_jax.models.dummy import fill_randomly
+from orca_jax.models.load import abstract_model
+from pallas_kernels.ragged_paged_attention import pages_dtype
 
 CONFIG = DecoderConfig(
     family="llama", vocab_size=64, hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
     intermediate_size=32, max_position_embeddings=64,
 )  # fmt: skip
 PAGE = 3 * 4 * 2 * 2 * 8 * 2  # layers, tokens, keys and values, heads, width, bytes of bfloat16
+WIDTHS = {"xla": 8, "mosaic_tpu": 128, "mosaic_gpu": 64}  # what each makes of a head's 8 elements
 
 
 def size_of(monkeypatch, free, **settings):
     monkeypatch.setattr(memory, "free_host_bytes", lambda: free)
     usual = {"max_num_seqs": 5, "max_model_len": 30, "asked_bytes": None, "gpu_memory_utilization": 0.9}
-    return pool_size(CONFIG, page_size=4, kv_dtype=jnp.bfloat16, **{**usual, **settings})
+    return pool_size(PAGE, page_size=4, **{**usual, **settings})
 
 
 def test_the_default_is_what_all_sequences_need(monkeypatch):
@@ -56,3 +66,23 @@ def test_a_container_s_file_cache_counts_as_free(tmp_path):
     assert free_in_container(tmp_path, 7) == 650
     (tmp_path / "memory.max").write_text("max\n")
     assert free_in_container(tmp_path, 7) == 7
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scan"])
+@pytest.mark.parametrize("name", WIDTHS)
+def test_a_page_takes_what_the_implementation_makes_of_it(name, layers):
+    """A pool of n pages is n times that, to the byte: an executor allocates it, padding included."""
+    attention, kv_dtype = AttentionOptions(name, 16, interpret=True, layers=layers), pages_dtype(name, "float16")
+    page = page_bytes(CONFIG, attention, kv_dtype)
+    assert page == 3 * 16 * 2 * 2 * WIDTHS[name] * kv_dtype.itemsize
+    model = fill_randomly(abstract_model(CONFIG, "float16", layers), "float16", 0, lambda *_: None)
+    executor = LocalExecutor(model, ExecutorOptions((Bucket(4, 4),), 4, 7, 32, attention, kv_dtype))
+    assert executor.statistics()["kv_cache_bytes"] == 7 * page
+    executor.close()
+
+
+def test_pages_that_an_implementation_cannot_have_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"attention 'mosaic_gpu' cannot serve this: page_size = 4 is no multiple of 8"
+    ):
+        page_bytes(CONFIG, AttentionOptions("mosaic_gpu", 4), "bfloat16")

@@ -4,17 +4,14 @@ The assembler's own report is read, so register use is a fact here though there 
 """
 
 import functools
-import importlib.util
 import math
 import re
-import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from described import mesh, missing
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pallas_kernels.ragged_paged_attention import (
     Heads,
@@ -26,28 +23,8 @@ from pallas_kernels.ragged_paged_attention import (
 )
 from pallas_kernels.ragged_paged_attention.target import current_target
 
-
-def missing() -> str | None:
-    """What these tests lack here, if anything."""
-    if importlib.util.find_spec("jax_cuda13_plugin") is None:
-        return "jax-cuda13-plugin, which compiles for NVIDIA cards, is not installed"
-    packaged = importlib.util.find_spec("nvidia.cu13") if importlib.util.find_spec("nvidia") else None
-    folders = packaged.submodule_search_locations or [] if packaged else []
-    if not shutil.which("ptxas") and not any((Path(folder) / "bin" / "ptxas").exists() for folder in folders):
-        return "ptxas, NVIDIA's assembler (nvidia-cuda-nvcc), is not installed"
-    return None
-
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = pytest.mark.skipif(missing("h200") is not None, reason=str(missing("h200")))
 TOKENS, ROWS, PAGES, PER_ROW = 256, 64, 1000, 64
-
-
-@functools.cache
-def mesh(card: str, devices: int = 1) -> Mesh:
-    jax.devices()  # registers the plug-in
-    target, name = (Path(__file__).parent / "targets" / f"{card}.textproto").read_text(), f"1x1x{devices}"
-    described = topologies.get_topology_desc(platform="cuda", topology_name=name, topology=name, target_config=target)
-    return Mesh(described.devices, ("tensor",))
 
 
 def operands(heads, page_size, where, *, dtype=jnp.bfloat16):

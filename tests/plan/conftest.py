@@ -1,16 +1,9 @@
 """Steps compiled for described hardware: all that the chosen tests ask for, side by side, each once."""
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
-
-# Before the first test asks for libtpu, which would ask a metadata server, and would refuse to be loaded twice on a machine.
-os.environ.update(
-    TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="v5litepod-8", TPU_WORKER_HOSTNAMES="localhost",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-)  # fmt: skip
 
 from orca_jax.execution.buckets import Bucket
 from orca_jax.models.config import DecoderConfig
