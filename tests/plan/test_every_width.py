@@ -60,7 +60,7 @@ def test_it_fits_and_the_cache_is_donated(cell: Cell, result: StepReport):
 @each_cell
 def test_nothing_is_as_large_as_the_cache(cell: Cell, result: StepReport):
     size = one_array_of_cache(result)
-    found = [each for each in result.text.walk() if each.bytes >= size and each.opcode not in VIEWS | IN_PLACE]
+    found = [each for each in result.text.instructions if each.bytes >= size and each.opcode not in VIEWS | IN_PLACE]
     assert [str(each) for each in found] == []
     assert result.temporary_bytes < size // 8
 
@@ -109,7 +109,7 @@ def test_no_weight_is_copied_or_gathered(cell: Cell, result: StepReport):
     copying = {"copy", "copy-start", "transpose", "all-gather", "all-to-all"}
     if result.layers == "unrolled":
         copying.add("dynamic-slice")
-    found = [each for each in result.text.walk() if each.opcode in copying and each.bytes >= smallest]
+    found = [each for each in result.text.instructions if each.opcode in copying and each.bytes >= smallest]
     weights = [each for each in found if "S(1)" not in each.shape and each.shape.lstrip("(").startswith("bf16")]
     assert [str(each) for each in weights if not is_pages(each, result)] == []
 
