@@ -84,7 +84,8 @@ def outline_model(
         raise ConfigError(f"load_format = {load_format!r}, but one of {', '.join(LOAD_FORMATS)} is needed")
     source = find_model(model, load_format=load_format, revision=revision)
     family, info = source.read()
-    form = layers or layer_form(jax.default_backend(), info.config)
+    device = jax.devices()[0]
+    form = layers or layer_form(device.platform, device.device_kind, info.config)
     weights = None
     if load_format != "dummy" and not source.is_preset:
         weights = CheckpointWeights(source.path, family, info.config)

@@ -25,9 +25,14 @@ LayerAttend = Callable[[Array, Array, Array, Any, Int[Array, ""]], tuple[Array, 
 """`(q, k, v, kv, layer) -> (y, kv)`: as `Attend`, but `kv` holds all layers and `layer` says which one is meant."""
 
 
-def layer_form(platform: str, config: DecoderConfig) -> LayerForm:
-    """The form that suits a backend: the one place where it is chosen."""
-    return "scan" if platform == "tpu" and not has_mixed_windows(config) else "unrolled"
+COPYING = ("TPU7x",)
+"""Kinds of TPU whose compiler lays all stacked weights out anew in every step, (16, 128) tiles instead of (8, 128)."""
+
+
+def layer_form(platform: str, kind: str, config: DecoderConfig) -> LayerForm:
+    """The form that suits a device, given by its platform and kind as JAX has them: the one place where it is chosen."""
+    scans = platform == "tpu" and kind not in COPYING
+    return "scan" if scans and not has_mixed_windows(config) else "unrolled"
 
 
 def has_mixed_windows(config: DecoderConfig) -> bool:

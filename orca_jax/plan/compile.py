@@ -88,7 +88,8 @@ def compile_step(spec: StepSpec) -> StepReport | Refusal:
 def outlined(spec: StepSpec, mesh: Mesh) -> tuple[Decoder, ExecutorOptions]:
     """The model without memory and an executor's options, on the devices of `mesh`."""
     implementation, kv_dtype = chosen_attention(spec, mesh)
-    layers = spec.layers or layer_form(mesh.devices.flat[0].platform, spec.config)
+    device = mesh.devices.flat[0]
+    layers = spec.layers or layer_form(device.platform, device.device_kind, spec.config)
     options = ExecutorOptions(
         buckets=(spec.bucket,),
         num_slots=2 * spec.bucket.rows,

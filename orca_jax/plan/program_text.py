@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
@@ -36,7 +37,7 @@ class Instruction:
     line: str
 
     def __str__(self) -> str:
-        """Without what follows its operands: a kernel's whole code can stand there."""
+        """What tells it from others, on a short line."""
         return f"{self.shape} {self.opcode} in {self.scope!r}"
 
     @property
@@ -74,11 +75,12 @@ class ProgramText:
                 current = self.computations.setdefault(header[2], [])
                 self.entry = header[2] if header[1] else self.entry
             elif line.startswith(" "):
-                current.append(line)
+                current.append(line.split(", backend_config=", 1)[0])  # a kernel's whole code can stand there
 
-    def walk(self) -> Iterator[Instruction]:
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
         """Every instruction, once for each way that leads to it from the entry."""
-        return self._walk(self.entry, 0, 0)
+        return tuple(self._walk(self.entry, 0, 0))
 
     def _walk(self, computation: str, loops: int, branches: int) -> Iterator[Instruction]:
         for line in self.computations[computation]:
@@ -97,7 +99,7 @@ class ProgramText:
         """All collectives; one that is started and awaited counts once."""
         return tuple(
             Collective(kind, each.scope, each.bytes, each.loops, each.branches)
-            for each in self.walk()
+            for each in self.instructions
             if (kind := each.opcode.removesuffix("-start")) in COLLECTIVES
         )
 
@@ -105,7 +107,7 @@ class ProgramText:
         """All matrix products, in whatever form the compiler gives them."""
         return [
             each
-            for each in self.walk()
+            for each in self.instructions
             if each.opcode in PRODUCTS or (each.opcode == "custom-call" and GEMM.search(each.line))
         ]
 

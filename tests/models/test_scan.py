@@ -82,9 +82,10 @@ def test_layers_with_different_windows_cannot_be_stacked():
     config = DecoderConfig("qwen2", 64, 32, 2, 4, 2, 8, 48, 64, sliding_window=(None, 8))
     with pytest.raises(ConfigError, match="needs the same attention window in all layers"):
         stack_layers(Decoder(config, rngs=nnx.Rngs(0)))
-    assert layer_form("tpu", config) == "unrolled"
+    assert layer_form("tpu", "TPU v6 lite", config) == "unrolled"
 
 
-def test_the_form_belongs_to_the_backend():
-    forms = [layer_form(platform, CONFIGS["llama"]) for platform in ("cpu", "gpu", "cuda", "tpu")]
-    assert forms == ["unrolled", "unrolled", "unrolled", "scan"]
+def test_the_form_belongs_to_the_device():
+    kinds = (("cpu", "cpu"), ("gpu", "NVIDIA H200"), ("tpu", "TPU v6 lite"), ("tpu", "TPU7x"))
+    forms = [layer_form(platform, kind, CONFIGS["llama"]) for platform, kind in kinds]
+    assert forms == ["unrolled", "unrolled", "scan", "unrolled"]
