@@ -95,7 +95,7 @@ FORMS = {
         TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[1:], fixed=False
     ),
     "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1]),
-    "gpu-own": dataclasses.replace(HOPPER, examples=3 if SLOW else 20),
+    "gpu-own": dataclasses.replace(HOPPER, examples=3 if SLOW else 12),
     "gpu-own-uniform": dataclasses.replace(
         HOPPER, uniform=True, kinds=(FEW_TOKENS_HOPPER_KIND,), examples=2 if SLOW else 6, fixed=False
     ),
