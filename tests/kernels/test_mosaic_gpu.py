@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import run
-from forms import HOPPER, HOPPER_KINDS, SMALL_HOPPER
+from forms import HOPPER, HOPPER_KINDS, SLOW, SMALL_HOPPER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_mixtures import Case, arrays, cases
@@ -27,6 +27,7 @@ from pallas_kernels.ragged_paged_attention.target import Target
 # NaN does meet wgmma: in keys behind a row's end (masked afterwards) and in rows of a tile that belong to no token
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 
+many_calls = pytest.mark.skipif(SLOW, reason="JAX 0.10's GPU interpreter takes 10 s a call")
 INTERPRETED = dict(implementation="mosaic_gpu", interpret=True)
 LLAMA = Case(rows=(), **HOPPER_KINDS[0])
 LISTS = [kind for kind in HOPPER_KINDS if kind["head_dim"] < 256]
@@ -51,11 +52,13 @@ EDGES = [
 ]
 
 
+@many_calls
 def test_edges():
     for rows in EDGES:
         check(dataclasses.replace(LLAMA, rows=rows))
 
 
+@many_calls
 def test_uniform_results_do_not_know_company_place_chunks_bucket_or_card():
     """A prompt's tokens, bitwise: whole, in chunks, alone, among others, in a bucket of another size, on another grid."""
     form = dataclasses.replace(HOPPER, uniform=True)

@@ -58,6 +58,7 @@ def attend(
         grid_names=("program",),
         num_threads=2,
         thread_name="warpgroup",
+        kernel_name="attend_singles",
         scratch_types=[
             common.operand((2, n, width), q.dtype),
             common.operand((depth, BLOCK, 2 * width), kv.dtype),
@@ -74,6 +75,7 @@ def attend(
         out_type=shape(q.dtype, items * width, n),
         grid=(items,),
         grid_names=("item",),
+        kernel_name="merge_singles",
         **options,
     )(meta.parts, *parts)
     return merged.reshape(-1, meta.heads.num_kv * per_group, width, n)

@@ -59,6 +59,7 @@ def attend(
         grid_names=("program",),
         num_threads=COMPUTE + 1,
         thread_name="warpgroup",
+        kernel_name="attend_tiles",
         scratch_types=[
             common.operand((COMPUTE, width // each, ROWS_EACH, each), q.dtype),
             common.operand((depth, BLOCK, 2 * width), kv.dtype),
