@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -175,7 +176,8 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     max_model_len = max_model_length(config, loaded)
     page_size = config.block_size or defaults.page_size
     buckets, budget = shapes(config, defaults, max_num_seqs, max_model_len)
-    attention = attention_implementation(config)
+    use: dict[str, Any] = {"head_dim": loaded.config.head_dim, "page_size": page_size, "dtype": loaded.dtype}
+    attention = attention_implementation(config, **use)
     kv_dtype = pages_dtype(attention, loaded.dtype)
     num_slots = max_num_seqs * (LocalExecutor.depth + config.lookahead)
     size = parameter_bytes(loaded)
@@ -195,7 +197,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         dtype=loaded.dtype.name,
         devices=tuple(str(d) for d in jax.devices()[:1]),
         attention=attention,
-        attention_note=attention_note(attention),
+        attention_note=passed_over(attention, **use),
         kv_dtype=kv_dtype.name,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
@@ -209,10 +211,10 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
     )
 
 
-def attention_implementation(config: EngineConfig) -> str:
-    """The kernels' name of what will run. Raises ConfigError where that cannot run here."""
+def attention_implementation(config: EngineConfig, **use: Any) -> str:
+    """The kernels' name of what will run, for a use as `resolve` knows it. Raises ConfigError where that cannot run."""
     try:
-        return resolve(None if config.attention_backend == "auto" else config.attention_backend)
+        return resolve(None if config.attention_backend == "auto" else config.attention_backend, **use)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"attention_backend = {config.attention_backend!r}: {error}") from error
 

@@ -108,7 +108,8 @@ def chosen_attention(spec: StepSpec, mesh: Mesh) -> tuple[str, np.dtype]:
     """
     try:
         with jax.set_mesh(mesh):
-            name = resolve(spec.implementation)
+            c = spec.config
+            name = resolve(spec.implementation, head_dim=c.head_dim, page_size=spec.page_size, dtype=spec.dtype)
             return name, pages_dtype(name, spec.dtype)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"implementation = {spec.implementation!r}: {error}") from error

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.ragged_paged_attention import implementation as built
 from pallas_kernels.ragged_paged_attention.implementation import Metadata
-from pallas_kernels.ragged_paged_attention.layout import Heads, Pages
+from pallas_kernels.ragged_paged_attention.layout import Heads, Pages, Use, canonical_shape, head_major_shape
 
 __all__ = [
     "IMPLEMENTATIONS", "Heads", "allocate_pages", "from_canonical", "heads_axis", "pages_dtype", "pages_shape",
@@ -18,20 +18,24 @@ __all__ = [
 IMPLEMENTATIONS = built.NAMES
 
 
-def resolve(implementation: str | None = None) -> str:
+def resolve(
+    implementation: str | None = None, *, head_dim: int | None = None, page_size: int | None = None, dtype: Any = None
+) -> str:
     """The implementation that would run: the one asked for, or the best one for the hardware at hand (or described by
-    the mesh that `jax.set_mesh` has set).
+    the mesh that `jax.set_mesh` has set), and for heads, pages and the type of the pages, as far as they are named.
 
-    Raises ValueError for an unknown name, NotImplementedError for one that cannot run there, with the reason.
+    Raises ValueError for an unknown name or what it does not serve, NotImplementedError for one that cannot run there.
     """
-    return built.find(implementation).name
+    return built.find(implementation, Use(head_dim, page_size, dtype)).name
 
 
-def passed_over(implementation: str) -> str | None:
+def passed_over(
+    implementation: str, *, head_dim: int | None = None, page_size: int | None = None, dtype: Any = None
+) -> str | None:
     """Why the hardware's own kernels do not run where `implementation` does: "no mosaic_gpu on NVIDIA B200: its kernels
     ...". None where they run or could, and on hardware for which there are none (CPUs).
     """
-    return built.passed_over(implementation)
+    return built.passed_over(implementation, Use(head_dim, page_size, dtype))
 
 
 def pages_shape(
@@ -55,6 +59,7 @@ def allocate_pages(
     implementation: str | None, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype
 ) -> Pages:
     """Zeroed pages for one layer (or for L layers, with L times as many pages)."""
+    implementation = built.find(implementation, Use(head_dim, page_size, dtype), interpret=True).name
     return jnp.zeros(pages_shape(implementation, num_pages, page_size, num_kv_heads, head_dim), dtype)
 
 
@@ -124,8 +129,8 @@ def ragged_paged_attention(
     chunked (for a given T, R and P). `metadata` (from `prepare`) replaces the four row-table arguments, which are then
     not read. `interpret` runs Pallas kernels in their interpreter and means nothing to "xla".
     """
-    how = built.find(implementation, interpret=interpret)
-    page_size, num_kv_heads = how.geometry(kv_pages)
+    how = built.find(implementation, Use(q.shape[2], None, kv_pages.dtype), interpret=interpret)
+    page_size, num_kv_heads = _geometry(how, kv_pages, q.shape[2])
     if q.shape[1] % num_kv_heads:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {num_kv_heads} K/V heads in kv_pages")
     if sliding_window is not None and sliding_window < 1:
@@ -136,7 +141,7 @@ def ragged_paged_attention(
         metadata = prepare(
             kv_lens, page_table, cu_q_lens, num_rows, num_tokens=q.shape[0], page_size=page_size,
             heads=Heads(q.shape[1], num_kv_heads, q.shape[2]), sliding_window=sliding_window, uniform=uniform,
-            implementation=implementation, interpret=interpret,
+            implementation=how.name, interpret=interpret,
         )  # fmt: skip
     _check(metadata, page_size, q.shape[0])
     if (metadata.sliding_window, metadata.uniform) != (sliding_window, uniform):
@@ -165,16 +170,30 @@ def write_kv(
 
     Padding tokens are written nowhere. The row table is that of `ragged_paged_attention`; `metadata` replaces it.
     """
-    how = built.find(implementation, interpret=interpret)
-    page_size, num_kv_heads = how.geometry(kv_pages)
+    how = built.find(implementation, Use(k.shape[2], None, kv_pages.dtype), interpret=interpret)
+    page_size, num_kv_heads = _geometry(how, kv_pages, k.shape[2])
     if metadata is None:
         metadata = prepare(
             kv_lens, page_table, cu_q_lens, num_rows, num_tokens=k.shape[0], page_size=page_size,
-            heads=Heads(num_kv_heads, num_kv_heads, k.shape[2]), implementation=implementation, interpret=interpret,
+            heads=Heads(num_kv_heads, num_kv_heads, k.shape[2]), implementation=how.name, interpret=interpret,
         )  # fmt: skip
     _check(metadata, page_size, k.shape[0])
     with jax.named_scope("write_kv"):
         return how.write(kv_pages, k, v, metadata, interpret=interpret)
+
+
+def _geometry(how: built.Implementation, kv_pages: Pages, head_dim: int) -> tuple[int, int]:
+    """Page size and K/V heads of pages in either layout. ValueError where they are not for heads of `head_dim`."""
+    num_pages, (page_size, num_kv_heads) = kv_pages.shape[0], how.geometry(kv_pages)
+    of = (num_pages, page_size, num_kv_heads, head_dim)
+    fitting = {canonical_shape(*of), how.pages_shape(*of)}
+    if how.name == "xla":
+        fitting.add(head_major_shape(*of))  # its own on one kind of hardware, taken on all
+    if tuple(kv_pages.shape) not in fitting:
+        raise ValueError(
+            f"kv_pages has shape {tuple(kv_pages.shape)}, but heads of {head_dim} elements need one of {sorted(fitting)}"
+        )
+    return page_size, num_kv_heads
 
 
 def _check(metadata: Metadata, page_size: int, num_tokens: int) -> None:

@@ -60,21 +60,23 @@ def prepared(mixture: Mixture, args: argparse.Namespace) -> tuple[Callable[[], j
 
     @jax.jit  # one trace, and one compilation, for all layers
     def layer(q, pages, meta, rows):
-        pages = api.write_kv(pages, k, k, *rows, metadata=meta)
-        out = api.ragged_paged_attention(q, pages, *rows, sm_scale=0.125, uniform=args.uniform, metadata=meta)
+        pages = api.write_kv(pages, k, k, *rows, implementation="xla", metadata=meta)
+        out = api.ragged_paged_attention(
+            q, pages, *rows, sm_scale=0.125, uniform=args.uniform, implementation="xla", metadata=meta
+        )
         return q + 0.01 * out, pages
 
     def step(q, caches, rows):
         heads = api.Heads(args.heads, args.kv_heads, args.head_dim)
         kind = dict(page_size=args.page_size, uniform=args.uniform, tuning=tuning, heads=heads)
-        meta = api.prepare(*rows, num_tokens=mixture.tokens, **kind)
+        meta = api.prepare(*rows, num_tokens=mixture.tokens, implementation="xla", **kind)
         out = []
         for pages in caches:
             q, pages = layer(q, pages, meta, rows)
             out.append(pages)
         return q, out
 
-    shape = api.pages_shape(None, num_pages, args.page_size, args.kv_heads, args.head_dim)
+    shape = api.pages_shape("xla", num_pages, args.page_size, args.kv_heads, args.head_dim)
     caches = [make(*shape).astype(args.dtype) for _ in range(args.layers)]
     began = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=1).lower(q, caches, rows).compile()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pallas_kernels.ragged_paged_attention import layout, metadata, xla
-from pallas_kernels.ragged_paged_attention.layout import Pages
+from pallas_kernels.ragged_paged_attention.layout import ANY_USE, Pages, Use
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout as hopper_layout
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import metadata as hopper_metadata
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import operations as hopper
@@ -51,6 +51,7 @@ class Implementation:
     name: str
     platform: str | None
     why_not: Callable[[Target], str | None]
+    limits: Callable[[Use], str | None]
     pages_shape: Callable[[int, int, int, int], tuple[int, ...]]
     heads_axis: int
     pages_dtype: Callable[[Any], Any]
@@ -66,6 +67,7 @@ XLA = Implementation(
     name="xla",
     platform=None,
     why_not=lambda target: None,
+    limits=lambda use: None,
     pages_shape=layout.xla_shape,
     heads_axis=2,  # in both layouts
     pages_dtype=layout.head_major_dtype,
@@ -81,6 +83,7 @@ MOSAIC_TPU = Implementation(
     name="mosaic_tpu",
     platform="tpu",
     why_not=tpu_generation.why_not,
+    limits=lambda use: None,
     pages_shape=tpu_pages.paired_shape,
     heads_axis=2,
     pages_dtype=tpu_pages.paired_dtype,
@@ -96,6 +99,7 @@ MOSAIC_GPU = Implementation(
     name="mosaic_gpu",
     platform="gpu",
     why_not=hopper.why_not,
+    limits=hopper.limits,
     pages_shape=hopper_layout.shape,
     heads_axis=1,
     pages_dtype=hopper_layout.kept_dtype,
@@ -111,29 +115,38 @@ BUILT = {each.name: each for each in (XLA, MOSAIC_TPU, MOSAIC_GPU)}
 NAMES = tuple(BUILT)
 
 
-def find(name: str | None, *, interpret: bool = False) -> Implementation:
-    """The implementation called `name`, or the best one for the target. `interpret` asks no hardware.
+def find(name: str | None, use: Use = ANY_USE, *, interpret: bool = False) -> Implementation:
+    """The implementation called `name`, or the best one for the target and the use. `interpret` asks no hardware.
 
-    Raises ValueError for an unknown name, NotImplementedError, with the reason, for one that cannot run on the target.
+    Raises ValueError for an unknown name or a use that it does not serve, NotImplementedError for one that cannot run on the
+    target; both with the reason.
     """
     target = current_target()
     if name is None:
-        return next(each for each in reversed(BUILT.values()) if each.why_not(target) is None)
+        return next(each for each in reversed(BUILT.values()) if reason_against(each, target, use) is None)
     if name not in BUILT:
         raise ValueError(f"attention implementation {name!r} is not one of {', '.join(NAMES)}")
-    why_not = None if interpret else BUILT[name].why_not(target)
+    why_not, limit = None if interpret else BUILT[name].why_not(target), BUILT[name].limits(use)
     if why_not is not None:
         raise NotImplementedError(
             f"attention implementation {name!r} cannot run on {target}: {why_not} (use 'xla' or None)"
         )
+    if limit is not None:
+        raise ValueError(f"attention implementation {name!r} cannot serve this: {limit} (use 'xla' or None)")
     return BUILT[name]
 
 
-def passed_over(name: str) -> str | None:
+def reason_against(each: Implementation, target: Target, use: Use) -> str | None:
+    """Why an implementation cannot serve `use` on a target, None where it can."""
+    return each.why_not(target) or each.limits(use)
+
+
+def passed_over(name: str, use: Use = ANY_USE) -> str | None:
     """Why the target does not run the kernels that are written for its platform, in one line; None where `name` is such a
     kernel, or nothing keeps one from running, or there is none.
     """
     target = current_target()
     own = [each for each in BUILT.values() if each.platform == target.platform]
-    reasons = [f"no {each.name} on {target.kind}: {why}" for each in own if (why := each.why_not(target)) is not None]
+    found = [(each, reason_against(each, target, use)) for each in own]
+    reasons = [f"no {each.name} on {target.kind}: {why}" for each, why in found if why is not None]
     return None if any(each.name == name for each in own) or not reasons else "; ".join(reasons)

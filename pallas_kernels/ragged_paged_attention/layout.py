@@ -10,6 +10,7 @@ around is no new view of it but a copy, of the whole cache, several times in a l
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,18 @@ class Heads:
     def group(self) -> int:
         """G, the query heads that share a K/V head."""
         return self.num_q // self.num_kv
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What an implementation is asked to serve, as far as it is known: C, the page size, the type of the pages."""
+
+    head_dim: int | None = None
+    page_size: int | None = None
+    dtype: Any = None
+
+
+ANY_USE = Use()  # nothing is known
 
 
 def head_major_shape(num_pages: int, page_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:

@@ -35,3 +35,21 @@ def test_there_is_nothing_to_say_where_they_run_or_could_or_on_a_cpu(monkeypatch
     assert on(monkeypatch, "gpu", "NVIDIA H200") == ("mosaic_gpu", None)
     assert passed_over("xla") is None  # asked for
     assert on(monkeypatch, "cpu", "cpu") == ("xla", None)
+
+
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        ({"dtype": "float32"}, "pages of bfloat16 or float16, not float32"),
+        ({"head_dim": 512}, "head_dim = 512 is above 256"),
+        ({"page_size": 12}, "page_size = 12 is no multiple of 8"),
+    ],
+)
+def test_what_the_kernels_do_not_serve_is_left_to_xla_or_refused_by_name(monkeypatch, use, why):
+    monkeypatch.setattr(implementation, "current_target", lambda: Target("gpu", "NVIDIA H200"))
+    served = {"head_dim": 128, "page_size": 16, "dtype": "bfloat16"}
+    assert resolve(**served) == "mosaic_gpu" and passed_over("mosaic_gpu", **served) is None
+    assert resolve(**{**served, **use}) == "xla"
+    assert why in str(passed_over("xla", **{**served, **use}))
+    with pytest.raises(ValueError, match=f"'mosaic_gpu' cannot serve this: .*{why}"):
+        resolve("mosaic_gpu", **{**served, **use})

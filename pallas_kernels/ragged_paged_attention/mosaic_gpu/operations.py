@@ -9,7 +9,7 @@ through the second-level cache, where increments read T x length x 2K x C.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.ragged_paged_attention.layout import Heads, Pages
+from pallas_kernels.ragged_paged_attention.layout import Heads, Pages, Use
 from pallas_kernels.ragged_paged_attention.mosaic_gpu import layout
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.metadata import HopperMetadata
 from pallas_kernels.ragged_paged_attention.target import Target
@@ -23,6 +23,17 @@ def why_not(target: Target) -> str | None:
         return "its kernels are for NVIDIA GPUs"
     if not any(name in target.kind.split() for name in HOPPER):
         return f"its kernels use wgmma, which only NVIDIA's Hopper generation has ({', '.join(HOPPER)})"
+    return None
+
+
+def limits(use: Use) -> str | None:
+    """What the kernels do not serve: other types than 16-bit floats, wide heads, pages that no copy can begin in."""
+    if use.dtype is not None and jnp.dtype(use.dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"its kernels take pages of bfloat16 or float16, not {jnp.dtype(use.dtype)}"
+    if use.head_dim is not None and use.head_dim > layout.MAX_HEAD_DIM:
+        return f"head_dim = {use.head_dim} is above {layout.MAX_HEAD_DIM}, what its kernels hold"
+    if use.page_size is not None and use.page_size % layout.ALIGNED:
+        return f"page_size = {use.page_size} is no multiple of {layout.ALIGNED}"
     return None
 
 
