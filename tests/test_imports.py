@@ -14,7 +14,7 @@ import orca_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE_NEEDS = ("jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2")
-CORE_ROOMS = ("core", "scheduling", "text", "models", "execution", "engine", "observe", "offline", "testing")
+CORE_ROOMS = ("core", "scheduling", "text", "models", "execution", "engine", "observe", "offline", "testing", "bench")
 HOST_ROOMS = ("core", "scheduling", "text", "engine", "observe")
 NOT_CORE = {
     "orca_jax.observe.picture",  # draws with Pillow, for whoever asks for a picture

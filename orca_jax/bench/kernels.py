@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from orca_jax.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from orca_jax.bench.ceilings import Ceilings, measure_ceilings, median_seconds, noise
 from orca_jax.bench.rivals import time_cudnn, time_flashinfer
 from pallas_kernels.ragged_paged_attention import (
     Heads,
-    allocate_pages,
     from_canonical,
+    pages_shape,
     prepare,
     ragged_paged_attention,
     reference,
@@ -60,6 +60,11 @@ SHAPES = (
     Shape("1 prompt x 8192", ((8192, 8192),)),
     Shape("8 prompts x 1024", ((1024, 1024),) * 8),
     Shape("63 increments + chunk", ((1, 2048),) * 63 + ((1985, 4096),)),
+)
+CHECKED = (
+    Shape("small mixture", ((1, 96), (1, 70), (1, 33), (5, 40), (64, 64))),
+    Shape("long rows", ((1, 3001), (1, 2048), (1, 1))),  # many blocks: shares that split a row, a pipeline that wraps
+    Shape("long chunk", ((1, 700), (150, 700))),
 )
 SMALL = (Shape("4 increments x 96", ((1, 96),) * 4), Shape("1 prompt x 64", ((64, 64),)))
 
@@ -102,10 +107,10 @@ def program(
     return jax.jit(run)
 
 
-def error_of(implementation: str, s: Setup, interpret: bool = False) -> float:
+def error_of(implementation: str, s: Setup, interpret: bool = False, shapes: tuple[Shape, ...] = CHECKED) -> float:
     """The largest difference from the float64 definition, as a share of its largest value, over small mixtures."""
     worst = 0.0
-    for shape in (*SMALL, Shape("mixture", ((1, 70), (1, 33), (5, 40), (30, 30)))):
+    for shape in shapes:
         (kv_lens, table, starts, rows), num_pages = row_table(shape, s.page_size, 1)
         rng = np.random.default_rng(2)
         draw = lambda *axes: jnp.asarray(rng.standard_normal(axes, np.float32), s.dtype)  # noqa: B023  # called below
@@ -129,11 +134,8 @@ def time_shape(shape: Shape, s: Setup, implementation: str, repeats: int, sets: 
     """Median seconds of one call of the operation, over `sets` row tables and queries in turn."""
     run, calls = program(shape, s, implementation), []
     _, num_pages = row_table(shape, s.page_size, 0)
-    fill = jax.jit(lambda key: jax.random.normal(key, (1, s.heads.dim), s.dtype))
-    caches = []
-    for layer in range(s.layers):
-        pages = allocate_pages(implementation, num_pages, s.page_size, s.heads.num_kv, s.heads.dim, s.dtype)
-        caches.append(pages + fill(jax.random.key(layer))[0, 0])
+    of = (num_pages, s.page_size, s.heads.num_kv, s.heads.dim)
+    caches = [noise(layer, pages_shape(implementation, *of), s.dtype) for layer in range(s.layers)]
     for seed in range(sets):
         table = tuple(map(jnp.asarray, row_table(shape, s.page_size, seed)[0]))
         q = jax.random.normal(jax.random.key(seed), (shape.tokens, s.heads.num_q, s.heads.dim), s.dtype)
@@ -155,8 +157,10 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     s = Setup(Heads(args.heads, args.kv_heads, args.head_dim), args.page_size, args.layers)
     ceilings = measure_ceilings(2**22, 256, 3) if args.small else measure_ceilings()
     yield {"device": str(jax.devices()[0].device_kind), "backend": jax.default_backend(), **asdict(ceilings)}
-    for implementation in args.implementation or dict.fromkeys((resolve(), "xla")):
-        error = error_of(implementation, s)
+    for implementation in args.implementation or dict.fromkeys(
+        (resolve(head_dim=args.head_dim, page_size=args.page_size, dtype=s.dtype), "xla")
+    ):
+        error = error_of(implementation, s, shapes=CHECKED[:1] if args.small else CHECKED)
         yield {"implementation": implementation, "error": error, "right": error < TOLERANCE}
         for shape in SMALL if args.small else SHAPES:
             if args.only in shape.name and error < TOLERANCE:

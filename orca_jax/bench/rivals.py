@@ -8,10 +8,9 @@ import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from orca_jax.bench.ceilings import median_seconds
+from orca_jax.bench.ceilings import median_seconds, noise
 from pallas_kernels.ragged_paged_attention import Heads
 
 WORKSPACE = 2**28  # bytes that FlashInfer asks to be given
@@ -23,7 +22,8 @@ def time_cudnn(rows: tuple[tuple[int, int], ...], heads: Heads, dtype: Any, repe
     if jax.default_backend() != "gpu" or not alike:
         return None
     q, k, v = (
-        jnp.ones((len(rows), rows[0][0], n, heads.dim), dtype) for n in (heads.num_q, heads.num_kv, heads.num_kv)
+        noise(i, (len(rows), rows[0][0], n, heads.dim), dtype)
+        for i, n in enumerate((heads.num_q, heads.num_kv, heads.num_kv))
     )
     call = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn"))
     return median_seconds([lambda: call(q, k, v)], repeats)
@@ -52,7 +52,8 @@ def time_flashinfer(
     workspace = torch.empty(WORKSPACE, dtype=torch.uint8, device="cuda")
     shape = (heads.num_q, heads.num_kv, heads.dim, page_size)
     if (q_lens == 1).all():
-        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
+        # with groups of heads its tensor cores are the faster way
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=heads.group > 1)
         wrapper.plan(*(on_gpu(x, torch.int32) for x in paged), *shape, q_data_type=torch.bfloat16)
     else:
         wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")

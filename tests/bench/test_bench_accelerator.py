@@ -1,13 +1,14 @@
 """The accelerator's benchmarks run here too, on shapes of nothing: what they would time is what the engine runs."""
 
 import argparse
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from orca_jax.bench import decode, kernels, rivals
-from orca_jax.bench.ceilings import Ceilings, median_seconds
+from orca_jax.bench.ceilings import LONG_ENOUGH, Ceilings, median_seconds
 from orca_jax.models.load import LoadedModel
 from pallas_kernels.ragged_paged_attention import Heads
 
@@ -20,8 +21,12 @@ def test_a_fraction_is_that_of_the_nearer_ceiling():
 
 def test_the_median_counts_no_warm_up():
     calls = []
-    median_seconds([lambda: calls.append("a"), lambda: calls.append("b")], 3)
-    assert calls == ["a", "b", "a", "b", "a"]
+    slow = lambda name: (calls.append(name), time.sleep(2 * LONG_ENOUGH))[0]
+    assert median_seconds([lambda: slow("a"), lambda: slow("b")], 3) >= 2 * LONG_ENOUGH
+    assert calls == ["a", "b"] * 2 + ["a", "b", "a"]
+    calls.clear()
+    median_seconds([lambda: calls.append("a")], 1)
+    assert len(calls) > 100  # a lot of short calls fills the time between two looks at the clock
 
 
 def test_work_is_counted_by_rows_and_causality():
@@ -52,13 +57,18 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_decode_loop_is_measured_with_and_without_the_host(loaded: LoadedModel):
-    row = decode.measure(loaded, 4, 20, 4, Ceilings(1e9, 1e9), repeats=1, steps=6)
+    parser = argparse.ArgumentParser()
+    decode.add_arguments(parser)
+    args = parser.parse_args(["--context", "20", "--page-size", "4", "--repeats", "1", "--steps", "6"])
+    row = decode.measure(loaded, 4, args, Ceilings(1e9, 1e9), "xla")
     assert row["compiles_after_warm_up"] == 0
     assert row["step_ms"] > 0 and row["loop_ms"] > 0 and row["fraction"] > 0
     c = loaded.config
     cache = 4 * (20 + 3) * 2 * c.num_layers * c.num_kv_heads * c.head_dim * 4
-    assert row["bytes"] > cache
-    assert len(decode.table([{"model": "tiny", "device": "cpu", "bytes_per_second": 1e9, **row}]).splitlines()) == 5
+    assert row["bytes"] == cache + 4 * decode.count_parameters(loaded.model)  # embedding and head are one
+    assert row["flops"] > 2 * 4 * decode.count_parameters(loaded.model)
+    shown = {"model": "tiny", "device": "cpu", "bytes_per_second": 1e9, "flops_per_second": 1e9, **row}
+    assert len(decode.table([shown]).splitlines()) == 5
 
 
 def test_rivals_are_left_out_where_there_is_no_gpu():

@@ -36,7 +36,7 @@ SAMPLINGS = (
 )  # fmt: skip
 
 
-def executor(config: DecoderConfig, layers: str, num_devices: int | None) -> LocalExecutor:
+def executor(config: DecoderConfig, layers: str, num_devices: int | None, attention: str = "xla") -> LocalExecutor:
     """On the default device for None, else over so many, one included."""
     mesh = None if num_devices is None else tensor_mesh(jax.devices()[:num_devices])
     model = fill_randomly(abstract_model(config, "float32", layers), "float32", 3, lambda *_: None)
@@ -46,7 +46,14 @@ def executor(config: DecoderConfig, layers: str, num_devices: int | None) -> Loc
         noise = np.random.default_rng(i).normal(size=value.shape).astype(np.float32)
         variable.set_value(value * (1 if spread else 5) + spread * noise)
     options = ExecutorOptions(
-        (Bucket(32, 4),), 4, 40, 64, AttentionOptions("xla", 4, layers=layers, mesh=mesh), "float32"
+        (Bucket(32, 4),),
+        4,
+        40,
+        64,
+        AttentionOptions(
+            attention, 4 if attention == "xla" else 8, interpret=attention != "xla", layers=layers, mesh=mesh
+        ),
+        "float32",
     )
     made = LocalExecutor(model, options)
     made.warm_up()
@@ -57,7 +64,7 @@ def run(e: LocalExecutor) -> tuple[list, list[np.ndarray]]:
     """Four sequences: prompts whole and in chunks beside increments, then increments."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 96, s.prompt_len).tolist() for s in SAMPLINGS]
-    seats = [Seat(i, np.arange(10 * i, 10 * i + 10, dtype=np.int32), s) for i, s in enumerate(SAMPLINGS)]
+    seats = [Seat(i, np.arange(10 * i, 10 * i + 8, dtype=np.int32), s) for i, s in enumerate(SAMPLINGS)]
     last = list(prompts)
     done, results, hidden = [0, 0, 0, 0], [], []
     for takes in ((5, 4, 1, 0), (1, 4, 1, 3), (1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1)):
@@ -111,6 +118,15 @@ def test_a_mesh_changes_no_result(alone, num_devices: int, name: str, layers: st
             assert got.logprobs[key].rank == want.logprobs[key].rank
             assert [t for t, _ in got.logprobs[key].top] == [t for t, _ in want.logprobs[key].top]
             assert close([p for _, p in got.logprobs[key].top], [p for _, p in want.logprobs[key].top])
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scan"])
+def test_an_accelerator_s_kernels_run_on_each_device_s_heads(alone, layers: str):
+    """The TPU's, interpreted: what they are told of heads is a device's share."""
+    expected, expected_hidden = alone("llama", layers)
+    results, hidden = run(executor(LLAMA, layers, 2, "mosaic_tpu"))
+    assert [r.tokens for r in results] == [r.tokens for r in expected]
+    assert all(close(a, b) for a, b in zip(hidden, expected_hidden, strict=True))
 
 
 def test_what_cannot_be_shared_out_is_refused():
