@@ -204,7 +204,7 @@ def test_work_follows_the_real_lengths_and_not_the_width_of_the_page_table(unifo
     case = Case(rows=((1, 63), (1, 3), (9, 20), (13, 0)), page_size=4)
     kv_lens, table, cu, num_rows = arrays(case).table
     wide = np.concatenate([table] * 8, axis=1)
-    kind = dict(num_tokens=24, page_size=4, heads=Heads(4, 2, 8), uniform=uniform, tuning=SMALL)
+    kind = dict(num_tokens=24, page_size=4, heads=Heads(4, 2, 8), uniform=uniform, tuning=XLA.tuning)
     narrow, broad = (prepare(kv_lens, pages, cu, num_rows, **kind) for pages in (table, wide))
     for name in ("single_blocks", "num_tiles", "kv_lens", "tile_position"):
         np.testing.assert_array_equal(getattr(narrow, name), getattr(broad, name))
