@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import run, write
-from forms import HOPPER, SMALL, TPU, XLA, all_forms
+from forms import HOPPER, TPU, XLA, all_forms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_mixtures import Case, arrays, cases
