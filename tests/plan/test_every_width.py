@@ -12,7 +12,6 @@ import pytest
 from orca_jax.plan import hardware
 from orca_jax.plan.program_text import Instruction
 from orca_jax.plan.report import StepReport
-from pallas_kernels.ragged_paged_attention.mosaic_gpu.operations import NEEDS_JAX
 from tests.plan.conftest import Cell
 
 MODELS = ("llama-3.1-8b", "llama-3.1-70b", "gpt-13b", "gpt-175b")
@@ -41,10 +40,7 @@ def one_array_of_cache(result: StepReport) -> int:
 @each_cell
 def test_the_hardware_s_own_kernels_run(cell: Cell, result: StepReport):
     platform = hardware.HARDWARE[cell.hardware].platform
-    own = {
-        "tpu": "mosaic_tpu",
-        "cuda": "xla" if cell.hardware == "b200" or jax.__version_info__ < NEEDS_JAX else "mosaic_gpu",
-    }
+    own = {"tpu": "mosaic_tpu", "cuda": "xla" if cell.hardware == "b200" else "mosaic_gpu"}
     assert result.implementation == own[platform]
 
 
