@@ -1,6 +1,5 @@
 """Settings as fields of frozen dataclasses that know their meaning and bounds, for checks and command lines alike."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, get_args
@@ -47,9 +46,7 @@ def check_setting(name: str, value: object, annotation: object, bounds: Mapping[
 
 
 def _check_range(name: str, value: Any, least: float | None, most: float | None) -> None:
-    if isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{name} = {value} is not a number ({flag(name)})")
-    if least is not None and value < least:
+    if least is not None and not value >= least:  # NaN is not, either
         raise ConfigError(f"{name} = {value}, but it must be at least {least} ({flag(name)} {least} or more)")
     if most is not None and value > most:
         raise ConfigError(f"{name} = {value}, but it must be at most {most} ({flag(name)} {most} or less)")
