@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from orca_jax.core.errors import ConfigError
 from orca_jax.server.app import create_app
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.service import Service
@@ -27,32 +29,51 @@ class OrderlyServer(uvicorn.Server):
         yield  # `serve` below has handlers of its own
 
 
-def serve(service: Service, ready: Callable[[str], None]) -> int:
+def bind(config: ServerConfig) -> socket.socket:
+    """The server's socket, bound and not listening yet: a taken port is better known before the weights are loaded.
+
+    Raises ConfigError.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {config.host} port {config.port}: {error.strerror} (--host, --port)"
+        ) from error
+    return found
+
+
+def serve(service: Service, listener: socket.socket, ready: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. `ready` is told the address once connections are taken.
 
     The first signal admits nobody any more and waits `shutdown_timeout` for those in flight; what is left then ends with
     an error of its own type. The second ends it at once.
     """
     try:
-        return asyncio.run(_serve(service, ready))
+        return asyncio.run(_serve(service, listener, ready))
     finally:
         if not service.close():
             logger.error("the device has not come back; leaving without it")
 
 
-async def _serve(service: Service, ready: Callable[[str], None]) -> int:
+async def _serve(service: Service, listener: socket.socket, ready: Callable[[str], None]) -> int:
     server = OrderlyServer(uvicorn_config(service))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, server, stop)
-    running = asyncio.ensure_future(server.serve())
+    running = asyncio.ensure_future(server.serve([listener]))
     helpers = [asyncio.ensure_future(watch(service)), asyncio.ensure_future(stop.wait())]
     try:
         while not server.started and not running.done():
             await asyncio.sleep(0.01)
         if server.started:
-            ready(address_of(server, service.config))
+            ready(address_of(listener, service.config))
         await asyncio.wait((running, helpers[1]), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             await _drain(service, server)
@@ -85,7 +106,7 @@ def _on_signal(server: uvicorn.Server, stop: asyncio.Event) -> None:
 def uvicorn_config(service: Service) -> uvicorn.Config:
     config = service.config
     return uvicorn.Config(
-        create_app(service), host=config.host, port=config.port, access_log=config.access_log, log_config=None,
+        create_app(service), access_log=config.access_log, log_config=None,
         http="h11",  # of uvicorn's two readers the one with a bound on headers
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, ws="none", lifespan="off", server_header=False,
         timeout_graceful_shutdown=1, ssl_keyfile=config.ssl_keyfile, ssl_certfile=config.ssl_certfile,
@@ -93,8 +114,8 @@ def uvicorn_config(service: Service) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def address_of(server: uvicorn.Server, config: ServerConfig) -> str:
+def address_of(listener: socket.socket, config: ServerConfig) -> str:
     """Where it listens in fact: port 0 has become a real one."""
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{'http' if config.ssl_certfile is None else 'https'}://{shown}:{port}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from orca_jax.core.config import EngineConfig
 from orca_jax.engine.build import Progress, build_engine
 from orca_jax.server.config import ServerConfig
-from orca_jax.server.run import serve
+from orca_jax.server.run import bind, serve
 from orca_jax.server.service import Service
 from orca_jax.server.waiting_room import WaitingRoom
 
@@ -16,7 +16,8 @@ Ready = Callable[[str, Service], None]
 def start(config: ServerConfig, engine: EngineConfig, progress: Progress, ready: Ready) -> int:
     """Build, warm up, serve. Returns the exit status; raises ConfigError and CheckpointError before anything listens."""
     _ = config.key  # a file that cannot be read is better known before the weights are loaded
-    room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
-    built = build_engine(engine, observers=[room], progress=progress)
-    service = Service(built, config, room)
-    return serve(service, lambda address: ready(address, service))
+    with bind(config) as listener:
+        room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
+        built = build_engine(engine, observers=[room], progress=progress)
+        service = Service(built, config, room)
+        return serve(service, listener, lambda address: ready(address, service))

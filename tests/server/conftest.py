@@ -11,7 +11,7 @@ import pytest
 
 from orca_jax.core.config import EngineConfig
 from orca_jax.server.config import ServerConfig
-from orca_jax.server.run import OrderlyServer, address_of, uvicorn_config
+from orca_jax.server.run import OrderlyServer, address_of, bind, uvicorn_config
 from orca_jax.server.service import Service
 from orca_jax.server.waiting_room import WaitingRoom
 from orca_jax.testing.fake_engine import build_fake_engine
@@ -60,19 +60,21 @@ class Running:
 def listening(service):
     server = OrderlyServer(uvicorn_config(service))
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),), daemon=True)
+    listener = bind(service.config)
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listener]),), daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE
     while not server.started:
         assert thread.is_alive() and time.monotonic() < deadline
         time.sleep(0.005)
     try:
-        yield Running(service, loop, address_of(server, service.config))
+        yield Running(service, loop, address_of(listener, service.config))
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
         service.close()
         loop.close()
+        listener.close()
 
 
 @pytest.fixture(scope="session")
