@@ -10,6 +10,12 @@ from orca_jax.protocol.answers import ErrorAnswer
 from orca_jax.version import __version__
 
 REFERENCE = "#/components/schemas/{model}"
+EVENT = {
+    "type": "object",
+    "description": "one server-sent event: a chunk or an error as JSON, and [DONE] in the end",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}},
+}
 ERRORS = {
     400: "a bad request; `param` names the field",
     401: "no key, or a wrong one",
@@ -36,7 +42,7 @@ def responses(
     """For a route's `responses`: its answer, the stream it may be instead, and its errors."""
     found: dict[int | str, Any] = {200: {"model": kind}}
     if streams:
-        found[200] = {"model": kind, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        found[200] = {"model": kind, "content": {"text/event-stream": {"schema": EVENT}}}
     for status in errors:
         found[status] = {"model": ErrorAnswer, "description": ERRORS[status]}
     return found
