@@ -31,6 +31,9 @@ class ServerConfig:
     watchdog_timeout: float = setting(120.0, "an iteration longer than this counts as hung", 0.1, 86400.0)
     trust_request_chat_template: bool = setting(False, "accept chat templates from requests (sandboxed, but code)")
     metrics_prefix: str = setting("orca_jax", "prefix of the metrics' names; 'vllm' suits existing dashboards")
+    otlp_traces_endpoint: str | None = setting(
+        None, "where OpenTelemetry spans of requests go, such as http://localhost:4318/v1/traces (orca-jax[otel])"
+    )
     access_log: bool = setting(False, "log every request")
     ssl_keyfile: str | None = setting(None, "TLS key, passed to uvicorn")
     ssl_certfile: str | None = setting(None, "TLS certificate, passed to uvicorn")

@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from orca_jax.protocol.calls import parse_call
 from orca_jax.protocol.errors import ApiError, no_such_model
 from orca_jax.protocol.json_text import read_json
 from orca_jax.server.config import ServerConfig
+from orca_jax.server.tracer import NoTraces, Tracer
 from orca_jax.server.waiting_room import WaitingRoom
 from orca_jax.text.tokenizer import Tokenizer
 
@@ -57,9 +58,10 @@ class Admitted:
 class Service:
     """The engine as the routes see it. Made before the event loop runs; `open` is for within it."""
 
-    def __init__(self, built: Served, config: ServerConfig, room: WaitingRoom):
+    def __init__(self, built: Served, config: ServerConfig, room: WaitingRoom, tracer: Tracer | None = None):
         self.config = config
         self.room = room
+        self.tracer: Tracer = NoTraces() if tracer is None else tracer
         self.door = built.door
         self.tokenizer = built.tokenizer
         self.info = built.info
@@ -100,7 +102,7 @@ class Service:
         if self.trouble() is not None:
             raise unavailable(self)
 
-    async def prepare(self, url: str, body: bytes) -> Admitted:
+    async def prepare(self, url: str, body: bytes, headers: Mapping[str, str]) -> Admitted:
         """A body through the door and into the waiting room. Raises RequestError and ApiError."""
         self.check_open()
         self.room.check()
@@ -108,7 +110,13 @@ class Service:
         prepared = await self.aside(self._prepare, url, body, call_id)
         self.check_open()
         self.room.enter(prepared.requests)
+        self.tracer.begin(prepared.requests, headers)
         return prepared
+
+    def dismiss(self, admitted: Admitted) -> None:
+        """After the call has ended, well or not."""
+        self.room.leave([request.request_id for request in admitted.requests])
+        self.tracer.drop(admitted.requests)
 
     def request(self, prompt: list[int], params: SamplingParams, request_id: str) -> Request:
         """A request of the server's own."""
@@ -154,6 +162,7 @@ class Service:
     def close(self) -> bool:
         """End what is left, free the engine's memory. False where an iteration is hung."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self.tracer.close()
         return self.thread.close(timeout=10.0)
 
     def _prepare(self, url: str, body: bytes, call_id: str) -> Admitted:

@@ -20,7 +20,7 @@ CLIENT_GONE = 499  # nobody reads it; logs may
 async def serve_call(service: Service, request: HttpRequest, url: str) -> Response:
     """Answer a call at `url`. Raises RequestError, ApiError and EngineError, which the app turns into answers."""
     service.check_open()
-    admitted = await service.prepare(url, await read_body(request, service.config))
+    admitted = await service.prepare(url, await read_body(request, service.config), request.headers)
     headers = {"x-request-id": admitted.envelope.id}
     if admitted.call.stream:
         return EventStream(_events(service, admitted), headers=headers)
@@ -49,12 +49,13 @@ async def _answer(service: Service, admitted: Admitted) -> object:
     try:
         async with asyncio.timeout(service.config.request_timeout):
             outputs = await service.engine.generate(admitted.requests)
+        for output in outputs:
+            service.tracer.see(output)
+            check_ended(service, output)
     except TimeoutError as error:
         raise timed_out(service) from error
     finally:
-        service.room.leave([request.request_id for request in admitted.requests])
-    for output in outputs:
-        check_ended(service, output)
+        service.dismiss(admitted)
     return admitted.call.answer(admitted.requests, outputs, admitted.envelope, service.door)
 
 
@@ -70,7 +71,7 @@ async def _events(service: Service, admitted: Admitted) -> AsyncGenerator[bytes,
         except Exception as error:  # noqa: BLE001  # the client is told; what is no refusal is logged by `reported`
             yield event(error_object(service.reported(api_error(error), error)))
         finally:
-            service.room.leave([request.request_id for request in admitted.requests])
+            service.dismiss(admitted)
         yield DONE
 
 
@@ -80,6 +81,7 @@ async def _chunks(service: Service, admitted: Admitted) -> AsyncGenerator[bytes,
         for chunk in streamer.begin():
             yield event(chunk)
         async for output in stream:
+            service.tracer.see(output)
             check_ended(service, output)
             yield b"".join(map(event, streamer.push(output)))
     yield b"".join(map(event, streamer.finish()))
