@@ -22,6 +22,7 @@ from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_byt
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.outline import page_bytes
 from orca_jax.execution.programs import use_compilation_cache
+from orca_jax.grammar.compiler import GrammarCompiler
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
 from orca_jax.models.source import find_tokenizer
 from orca_jax.models.weights import CheckpointWeights
@@ -70,6 +71,7 @@ class EngineInfo:
     buckets: tuple[Bucket, ...]
     deterministic: bool
     lookahead: int
+    structured_outputs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +166,16 @@ def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, token
     return Door(
         tokenizer=tokenizer, vocab_size=loaded.config.vocab_size, max_model_len=info.max_model_len, eos_ids=eos_ids,
         seed=config.seed, max_total_tokens=info.pool.num_pages * info.page_size, page_size=info.page_size,
-        max_logprobs=config.max_logprobs,
+        max_logprobs=config.max_logprobs, grammars=grammar_compiler(config, loaded.config.vocab_size, tokenizer, eos_ids),
     )  # fmt: skip
+
+
+def grammar_compiler(
+    config: EngineConfig, vocab_size: int, tokenizer: Tokenizer | None, eos_ids: tuple[int, ...]
+) -> GrammarCompiler | None:
+    if tokenizer is None or not config.structured_outputs:
+        return None
+    return GrammarCompiler(tokenizer, vocab_size, eos_ids)
 
 
 def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
@@ -208,6 +218,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         buckets=buckets,
         deterministic=config.deterministic,
         lookahead=config.lookahead,
+        structured_outputs=config.structured_outputs and not config.skip_tokenizer_init,
     )
 
 
@@ -264,4 +275,5 @@ def executor_options(info: EngineInfo, loaded: LoadedModel) -> ExecutorOptions:
         max_model_len=info.max_model_len,
         attention=AttentionOptions(info.attention, info.page_size, uniform=info.deterministic, layers=loaded.layers),
         kv_dtype=info.kv_dtype,
+        structured_outputs=info.structured_outputs,
     )
