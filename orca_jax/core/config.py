@@ -68,7 +68,9 @@ class EngineConfig:
         1, "1 launches an iteration before the host has read the one before; 0 is the plain loop", 0, 1
     )
     deterministic: bool = _setting(False, "one compiled shape for everything: answers are bitwise equal in any company")
-    structured_outputs: bool = _setting(True, "warm up what answers in a given form (JSON, regex, choice, grammar) need")
+    structured_outputs: bool = _setting(
+        True, "warm up what answers in a given form (JSON, regex, choice, grammar) need"
+    )
     default_max_tokens: int = _setting(256, "max_tokens of a chat that does not say", 1, 2**24)
     max_logprobs: int = _setting(MAX_LOGPROBS, "most log-probabilities that a request may ask for", 0, MAX_LOGPROBS)
     block_size: int | None = _setting(None, "tokens in one page of K/V memory, a power of two", 1, MAX_BLOCK_SIZE)

@@ -15,7 +15,7 @@ from orca_jax.core.events import Observer
 from orca_jax.engine.door import Door
 from orca_jax.engine.engine import Engine
 from orca_jax.engine.output import OutputProcessor
-from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket
+from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket, thinned
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import LocalExecutor
 from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_bytes
@@ -44,9 +44,10 @@ class Defaults:
     max_num_seqs: int
     max_num_batched_tokens: int
     page_size: int
+    thinning: int  # one in so many shapes is compiled for iterations with grammars, too
 
 
-DEFAULTS = {"cpu": Defaults(16, 256, 32), "gpu": Defaults(256, 8192, 32), "tpu": Defaults(256, 2048, 32)}
+DEFAULTS = {"cpu": Defaults(16, 256, 32, 4), "gpu": Defaults(256, 8192, 32, 2), "tpu": Defaults(256, 2048, 32, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class EngineInfo:
     buckets: tuple[Bucket, ...]
     deterministic: bool
     lookahead: int
-    structured_outputs: bool
+    grammar_buckets: tuple[Bucket, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +174,13 @@ def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, token
 def grammar_compiler(
     config: EngineConfig, vocab_size: int, tokenizer: Tokenizer | None, eos_ids: tuple[int, ...]
 ) -> GrammarCompiler | None:
-    if tokenizer is None or not config.structured_outputs:
+    if tokenizer is None or not may_follow_grammars(config):
         return None
     return GrammarCompiler(tokenizer, vocab_size, eos_ids)
+
+
+def may_follow_grammars(config: EngineConfig) -> bool:
+    return config.structured_outputs and not config.skip_tokenizer_init
 
 
 def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
@@ -218,7 +223,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         buckets=buckets,
         deterministic=config.deterministic,
         lookahead=config.lookahead,
-        structured_outputs=config.structured_outputs and not config.skip_tokenizer_init,
+        grammar_buckets=thinned(buckets, defaults.thinning) if may_follow_grammars(config) else (),
     )
 
 
@@ -275,5 +280,5 @@ def executor_options(info: EngineInfo, loaded: LoadedModel) -> ExecutorOptions:
         max_model_len=info.max_model_len,
         attention=AttentionOptions(info.attention, info.page_size, uniform=info.deterministic, layers=loaded.layers),
         kv_dtype=info.kv_dtype,
-        structured_outputs=info.structured_outputs,
+        half_buckets=info.grammar_buckets,
     )

@@ -197,7 +197,6 @@ class Door:
             raise RequestError("bad_words need a tokenizer, and this engine has none.", "bad_words")
         return bad_word_ids(self.tokenizer, params.bad_words)
 
-
     def _grammar(self, asked: object) -> Grammar:
         if self.tokenizer is None:
             raise RequestError("structured_outputs need a tokenizer, and this engine has none.", "structured_outputs")

@@ -13,7 +13,8 @@ from orca_jax.execution.forward import AttentionOptions
 class ExecutorOptions:
     """Everything that sizes the device's memory and the list of programs. `max_model_len` is in tokens.
 
-    `structured_outputs` adds the programs for rows that are held to a grammar; without them such rows are refused.
+    `half_buckets` are those in which the step is compiled in halves, too, for iterations with rows that are held to a
+    grammar; where there are none, such rows are refused.
     """
 
     buckets: tuple[Bucket, ...]
@@ -22,7 +23,7 @@ class ExecutorOptions:
     max_model_len: int
     attention: AttentionOptions
     kv_dtype: Any
-    structured_outputs: bool = False
+    half_buckets: tuple[Bucket, ...] = ()
 
     @property
     def whole_buckets(self) -> tuple[Bucket, ...]:
@@ -30,16 +31,11 @@ class ExecutorOptions:
         return () if self.always_in_halves else self.buckets
 
     @property
-    def half_buckets(self) -> tuple[Bucket, ...]:
-        """The shapes for which it is compiled in halves as well, for iterations whose masks come in between."""
-        return self.buckets if self.structured_outputs else ()
-
-    @property
     def always_in_halves(self) -> bool:
         """Where no token may depend on its company, it may not depend either on whether others have a grammar: one
         program rounds as it likes, and two programs as they like.
         """
-        return self.structured_outputs and self.attention.uniform
+        return bool(self.half_buckets) and self.attention.uniform
 
     @property
     def pages_per_row(self) -> int:

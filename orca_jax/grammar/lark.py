@@ -21,7 +21,7 @@ MAX_NESTING = 64
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 
 DEFINITION = re.compile(
-    r"^[ \t]*[?!]?(?P<name>[A-Za-z_]\w*)(?:\[[^\]\n]*\])?(?:\{[^}\n]*\})?(?:\.-?\d+)?[ \t]*:(?!:)", re.M
+    r"^[ \t]*[?!]?(?P<name>[A-Za-z_]\w*)(?:\[[^\]\n]*\])?(?:\{[^}\n]*\})?(?:\.-?\d+)?[ \t]*:(?!:)", re.MULTILINE
 )
 TOKEN = re.compile(
     r"""(?P<skip>\s+|//[^\n]*|\#[^\n]*|->\s*\w+)
@@ -33,7 +33,7 @@ TOKEN = re.compile(
       | (?P<special><[^<>\n]*>)
       | (?P<name>[A-Za-z_]\w*)
       | (?P<mark>.)""",
-    re.X | re.S,
+    re.VERBOSE | re.DOTALL,
 )
 
 
@@ -160,7 +160,9 @@ class _Reader:
         elif kind == "count":
             self._count(text)
         elif kind == "directive" and text.startswith("%lark"):
-            raise RequestError(f"{NAME}.grammar may not hold another grammar (%lark): write its rules into this one.", NAME)
+            raise RequestError(
+                f"{NAME}.grammar may not hold another grammar (%lark): write its rules into this one.", NAME
+            )
         elif kind == "mark":
             self._mark(text)
         return token.end()

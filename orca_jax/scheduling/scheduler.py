@@ -34,7 +34,8 @@ class Scheduler:
     max_batch_size: most rows of an iteration, the paper's `max_bs`. max_batch_tokens: most tokens of an iteration;
     None, the paper's choice, is no bound. chunked: a prompt may be cut to fit that bound; otherwise it waits for an
     iteration that takes it whole. lookahead: how many rows a sequence may have in flight when its next is launched;
-    0 is the paper's rule that no sequence is in two batches, which one with a grammar keeps at all times. The faithful mode is `Scheduler(kv, max_batch_size)`.
+    0 is the paper's rule that no sequence is in two batches (one with a grammar keeps to it once its prompt has run).
+    The faithful mode is `Scheduler(kv, max_batch_size)`.
     """
 
     def __init__(
