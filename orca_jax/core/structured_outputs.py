@@ -46,8 +46,8 @@ class StructuredOutputsParams:
     """The one that was given, as text."""
 
     def __post_init__(self) -> None:
-        if self.json_object is not None:
-            checks.flag(f"{NAME}.json_object", self.json_object)
+        if self.json_object is not None and not isinstance(self.json_object, bool):
+            raise RequestError(f"{NAME}.json_object must be True or False, got {checks.shown(self.json_object)}.", NAME)
         given = [name for name in MEMBERS if getattr(self, name) is not None and getattr(self, name) is not False]
         if len(given) != 1:
             what = ", ".join(given) or "none"

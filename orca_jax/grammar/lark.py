@@ -107,8 +107,13 @@ def first_names(node: Node, nullable: set[str]) -> set[str]:
 
 def left_recursive(begins: dict[str, set[str]]) -> str | None:
     """A name from which a chain of beginnings leads back to it. What is peeled off, leaves first, is on no circle."""
-    on_no_circle = least(begins, lambda name, found: begins[name] <= found)
-    return next((name for name in begins if name not in on_no_circle), None)
+    peeled = least(begins, lambda name, found: begins[name] <= found)
+    name = next((name for name in begins if name not in peeled), None)
+    seen: set[str] = set()
+    while name is not None and name not in seen:  # every name that is left leads to another one
+        seen.add(name)
+        name = min(begins[name] - peeled)
+    return name
 
 
 class _Reader:

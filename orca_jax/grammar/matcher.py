@@ -67,4 +67,8 @@ def guarded(call: Callable[[], T]) -> T:
 
 def first_line(text: str) -> str:
     """What fits into a message, of what may be long: it quotes the grammar."""
-    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), "no reason given")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
+    cause = next(
+        (f" {line}" for line in lines[1:] if line.startswith("error: ")), ""
+    )  # of a regular expression's parser
+    return (lines[0][:150] + cause)[:300]
