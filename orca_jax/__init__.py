@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     )
     from orca_jax.core.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
     from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
+    from orca_jax.core.structured_outputs import StructuredOutputsParams
     from orca_jax.offline.llm import LLM
 
 __all__ = [
     "LLM",
     "SamplingParams",
+    "StructuredOutputsParams",
     "RequestOutputKind",
     "RequestOutput",
     "CompletionOutput",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "LLM": "orca_jax.offline.llm",
     "SamplingParams": "orca_jax.core.sampling_params",
+    "StructuredOutputsParams": "orca_jax.core.structured_outputs",
     "RequestOutputKind": "orca_jax.core.sampling_params",
     "RequestOutput": "orca_jax.core.outputs",
     "CompletionOutput": "orca_jax.core.outputs",

@@ -20,11 +20,12 @@ ROOMS: dict[str, set[str]] = {
     "core": set(),
     "scheduling": {"core"},
     "text": {"core"},
+    "grammar": {"core", "text"},
     "observe": {"core"},
     "models": {"core", KERNELS},  # of core, its errors
     "execution": {"core", "models", KERNELS},
     "distributed": {"core", "models", "execution"},
-    "engine": {"core", "scheduling", "text"},
+    "engine": {"core", "scheduling", "text", "grammar"},
     "protocol": {"core", "engine", "text"},  # of the engine, its door
     "batch": {"core", "engine", "text", "protocol"},
     "simulate": {"core", "scheduling", "engine"},
@@ -34,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "bench": DOORS | {"models", "execution", KERNELS},  # it times the step and the kernels by themselves, too
     "cli": {"core", "engine", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
     "train": {"models", "core"},
-    "testing": {"core", "scheduling", "text", "engine", "observe", "models", "execution", KERNELS},
+    "testing": {"core", "scheduling", "text", "grammar", "engine", "observe", "models", "execution", KERNELS},
 }
 
 # The one place where config becomes objects, and the package's own front, which loads lazily.
@@ -44,7 +45,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "orca_jax/__main__.py": {"cli"},
 }
 
-HOST_ROOMS = {"core", "scheduling", "text", "engine", "observe", "protocol", "server"}
+HOST_ROOMS = {"core", "scheduling", "text", "grammar", "engine", "observe", "protocol", "server"}
 NOT_HOST = {"orca_jax/engine/build.py"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

@@ -1,10 +1,12 @@
 """An executor that takes the time of the one inside it, so that the host's share of an iteration can be told apart."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 
+from orca_jax.core.grammar import Masks
 from orca_jax.core.plan import StepPlan, StepResult
 from orca_jax.execution.local import LocalExecutor
 
@@ -27,9 +29,9 @@ class TimedExecutor:
         self.depth = inner.depth
         self.spent = Spent()
 
-    def launch(self, plan: StepPlan) -> None:
+    def launch(self, plan: StepPlan, masks: Callable[[], Masks] | None = None) -> None:
         began = time.perf_counter()
-        self.inner.launch(plan)
+        self.inner.launch(plan, masks)
         self.spent.launch += time.perf_counter() - began
         self.spent.iterations += 1
 

@@ -62,6 +62,7 @@ class EngineConfig:
         1, "1 launches an iteration before the host has read the one before; 0 is the plain loop", 0, 1
     )
     deterministic: bool = setting(False, "one compiled shape for everything: answers are bitwise equal in any company")
+    structured_outputs: bool = setting(True, "warm up what answers in a given form (JSON, regex, choice, grammar) need")
     default_max_tokens: int = setting(256, "max_tokens of a chat that does not say", 1, 2**24)
     max_logprobs: int = setting(MAX_LOGPROBS, "most log-probabilities that a request may ask for", 0, MAX_LOGPROBS)
     block_size: int | None = setting(None, "tokens in one page of K/V memory, a power of two", 1, MAX_BLOCK_SIZE)

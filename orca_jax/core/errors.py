@@ -27,6 +27,10 @@ class ContextLengthError(RequestError):
     """Prompt and answer together are longer than the model's context; clients are told so by a code of its own."""
 
 
+class GrammarError(OrcaError, ValueError):
+    """A grammar that failed while it was followed; the request that it belongs to ends with `finish_reason="error"`."""
+
+
 class CheckpointError(OrcaError, ValueError):
     """A checkpoint that is missing, damaged, unsupported or at odds with itself."""
 

@@ -1,7 +1,9 @@
 """What the engine needs from whatever runs its iterations: the local device, worker processes, a simulator or a fake."""
 
+from collections.abc import Callable
 from typing import Protocol
 
+from orca_jax.core.grammar import Masks
 from orca_jax.core.plan import StepPlan, StepResult
 
 
@@ -17,8 +19,12 @@ class Executor(Protocol):
     @property
     def depth(self) -> int: ...
 
-    def launch(self, plan: StepPlan) -> None:
-        """Start one iteration and return without waiting for it."""
+    def launch(self, plan: StepPlan, masks: Callable[[], Masks] | None = None) -> None:
+        """Start one iteration and return without waiting for it.
+
+        `masks` gives the tokens that some of its rows may choose, where the plan has such rows. It is called once,
+        before this returns, as late as its result is needed: while the model runs.
+        """
 
     def collect(self) -> StepResult:
         """Wait for the oldest iteration in flight and return what it gave."""

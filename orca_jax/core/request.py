@@ -1,7 +1,8 @@
 """What was asked: validated once, at the door, and frozen from then on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orca_jax.core.grammar import Grammar
 from orca_jax.core.sampling_params import SamplingParams
 
 
@@ -12,7 +13,7 @@ class Request:
     `params.seed` and `params.max_tokens` are resolved (never None). `prompt` is None when token ids were given.
     `arrival` numbers the requests of an engine; `arrival_time` is the engine's clock in seconds.
     `stop_ids` are the ids that end the answer: the model's end-of-sequence ids (unless `ignore_eos`) and
-    `params.stop_token_ids`.
+    `params.stop_token_ids`. `grammar` is what `params.structured_outputs` has been compiled to.
     """
 
     request_id: str
@@ -24,3 +25,4 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    grammar: Grammar | None = field(default=None, compare=False)

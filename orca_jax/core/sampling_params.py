@@ -8,6 +8,7 @@ from enum import Enum
 from orca_jax.core import checks
 from orca_jax.core.errors import RequestError
 from orca_jax.core.naming import refuses_unknown_names
+from orca_jax.core.structured_outputs import StructuredOutputsParams
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ UNSUPPORTED = {
     "length_penalty": "beam search is not implemented",
     "early_stopping": "beam search is not implemented",
     "logits_processors": "no code runs inside the step; see logit_bias, allowed_token_ids and bad_words",
-    "structured_outputs": "constrained decoding is not implemented",
-    "guided_decoding": "constrained decoding is not implemented",
+    "guided_decoding": "say structured_outputs",
     "thinking_token_budget": "",
     "repetition_detection": "",
     "watermarking": "",
@@ -66,7 +66,8 @@ class SamplingParams:
     in the log. top_k: 0 or -1 is off. max_tokens: None means to the end of the context. logprobs, prompt_logprobs:
     how many of the most likely tokens to report, 0 to 20 (0 reports the token itself). seed: 64 bits, signed; None
     or -1 lets the engine derive one. stop: strings, kept out of the text unless `include_stop_str_in_output`.
-    logit_bias: token id to a number, clamped to [-100, 100]. Lists are stored as tuples without duplicates.
+    logit_bias: token id to a number, clamped to [-100, 100]. structured_outputs: the form that the answer must have,
+    as an object or a dict of the same names. Lists are stored as tuples without duplicates.
     What depends on the model's vocabulary is checked by `verify`.
     """
 
@@ -94,6 +95,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     allowed_token_ids: Sequence[int] | None = None
     bad_words: Sequence[str] | None = ()
+    structured_outputs: StructuredOutputsParams | Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         self._check_flags()
@@ -103,6 +105,8 @@ class SamplingParams:
         self._check_logprobs()
         self._check_stops()
         self._check_vocabulary_lists()
+        if self.structured_outputs is not None:
+            self._store("structured_outputs", StructuredOutputsParams.of(self.structured_outputs))
 
     @property
     def is_greedy(self) -> bool:

@@ -2,6 +2,7 @@
 
 from enum import Enum
 
+from orca_jax.core.grammar import Matcher
 from orca_jax.core.plan import Sampling, Seat
 from orca_jax.core.request import Request
 
@@ -20,11 +21,12 @@ class Sequence:
 
     Positions count from 0 at the first prompt token. `num_launched` of them have been handed to the executor;
     `in_flight` rows have not come back, `unread` of those bring a token the host has not seen. `max_output` is the
-    request's `max_tokens`, kept here with `prompt_len` because every iteration asks for them.
+    request's `max_tokens`, kept here with `prompt_len` because every iteration asks for them. `matcher` follows the
+    request's grammar, from the first row that brings a token.
     """
 
     __slots__ = ("request", "index", "prompt_len", "max_output", "seat", "output", "num_launched", "in_flight",
-                 "unread", "iterations", "finish_reason", "stop_reason")  # fmt: skip
+                 "unread", "iterations", "finish_reason", "stop_reason", "matcher")  # fmt: skip
 
     def __init__(self, request: Request, index: int):
         if request.params.max_tokens is None:
@@ -41,6 +43,7 @@ class Sequence:
         self.iterations = 0
         self.finish_reason: str | None = None
         self.stop_reason: str | int | None = None
+        self.matcher: Matcher | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -65,6 +68,11 @@ class Sequence:
     def will_end_by_length(self) -> bool:
         """True once the last token that `max_tokens` allows has been launched, seen by the host or not."""
         return len(self.output) + self.unread >= self.max_output
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether a token is on its way without which nothing can be launched: what may follow it is for a grammar."""
+        return self.unread > 0 and self.request.grammar is not None
 
     @property
     def finished(self) -> bool:

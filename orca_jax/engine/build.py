@@ -15,13 +15,14 @@ from orca_jax.core.events import Observer
 from orca_jax.engine.door import Door
 from orca_jax.engine.engine import Engine
 from orca_jax.engine.output import OutputProcessor
-from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket
+from orca_jax.execution.buckets import Bucket, bucket_list, pinned_bucket, thinned
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import LocalExecutor
 from orca_jax.execution.memory import PoolSize, check_room, pool_size, table_bytes
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.outline import page_bytes
 from orca_jax.execution.programs import use_compilation_cache
+from orca_jax.grammar.compiler import GrammarCompiler
 from orca_jax.models.load import LoadedModel, count_parameters, fill_model, outline_model, parameter_bytes
 from orca_jax.models.source import find_tokenizer
 from orca_jax.models.weights import CheckpointWeights
@@ -43,9 +44,10 @@ class Defaults:
     max_num_seqs: int
     max_num_batched_tokens: int
     page_size: int
+    thinning: int  # one in so many shapes is compiled for iterations with grammars, too
 
 
-DEFAULTS = {"cpu": Defaults(16, 256, 32), "gpu": Defaults(256, 8192, 32), "tpu": Defaults(256, 2048, 32)}
+DEFAULTS = {"cpu": Defaults(16, 256, 32, 4), "gpu": Defaults(256, 8192, 32, 2), "tpu": Defaults(256, 2048, 32, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class EngineInfo:
     buckets: tuple[Bucket, ...]
     deterministic: bool
     lookahead: int
+    grammar_buckets: tuple[Bucket, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,20 @@ def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, token
         tokenizer=tokenizer, vocab_size=loaded.config.vocab_size, max_model_len=info.max_model_len, eos_ids=eos_ids,
         seed=config.seed, max_total_tokens=info.pool.num_pages * info.page_size, page_size=info.page_size,
         max_logprobs=config.max_logprobs, default_max_tokens=config.default_max_tokens,
+        grammars=grammar_compiler(config, loaded.config.vocab_size, tokenizer, eos_ids),
     )  # fmt: skip
+
+
+def grammar_compiler(
+    config: EngineConfig, vocab_size: int, tokenizer: Tokenizer | None, eos_ids: tuple[int, ...]
+) -> GrammarCompiler | None:
+    if tokenizer is None or not may_follow_grammars(config):
+        return None
+    return GrammarCompiler(tokenizer, vocab_size, eos_ids)
+
+
+def may_follow_grammars(config: EngineConfig) -> bool:
+    return config.structured_outputs and not config.skip_tokenizer_init
 
 
 def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
@@ -208,6 +224,7 @@ def choose(config: EngineConfig, loaded: LoadedModel) -> EngineInfo:
         buckets=buckets,
         deterministic=config.deterministic,
         lookahead=config.lookahead,
+        grammar_buckets=thinned(buckets, defaults.thinning) if may_follow_grammars(config) else (),
     )
 
 
@@ -264,4 +281,5 @@ def executor_options(info: EngineInfo, loaded: LoadedModel) -> ExecutorOptions:
         max_model_len=info.max_model_len,
         attention=AttentionOptions(info.attention, info.page_size, uniform=info.deterministic, layers=loaded.layers),
         kv_dtype=info.kv_dtype,
+        half_buckets=info.grammar_buckets,
     )

@@ -7,9 +7,12 @@ from typing import Any
 
 from orca_jax.core import checks
 from orca_jax.core.errors import ContextLengthError, RequestError
+from orca_jax.core.grammar import Grammar
 from orca_jax.core.naming import check_names
 from orca_jax.core.request import Request
 from orca_jax.core.sampling_params import MAX_LOGPROBS, MAX_STOP_IDS, SamplingParams
+from orca_jax.core.structured_outputs import StructuredOutputsParams
+from orca_jax.grammar.compiler import GrammarCompiler
 from orca_jax.text.bad_words import bad_word_ids
 from orca_jax.text.tokenizer import Tokenizer
 
@@ -37,6 +40,7 @@ class Door:
     `n` sequences of a request reserve for prompt and answer each. eos_ids: the model's end-of-sequence ids. seed: the
     engine's, from which requests without one get theirs. max_logprobs: most that a request may ask for.
     default_max_tokens: what a chat has where it does not say, for those who pass it on to `make`.
+    grammars: compiles `structured_outputs`; None where the engine was built without them.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Door:
         page_size: int = 1,
         max_logprobs: int = MAX_LOGPROBS,
         default_max_tokens: int | None = None,
+        grammars: GrammarCompiler | None = None,
     ):
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -61,6 +66,7 @@ class Door:
         self.page_size = page_size
         self.max_logprobs = max_logprobs
         self.default_max_tokens = default_max_tokens
+        self.grammars = grammars
 
     def make(
         self,
@@ -89,6 +95,7 @@ class Door:
         _check_stop_ids(stop_ids)
         bad_words = self._bad_words(params)
         _check_choice_left(params, stop_ids, bad_words)
+        grammar = None if params.structured_outputs is None else self._grammar(params.structured_outputs)
         seed = derived_seed(self.seed, arrival) if params.seed is None else params.seed
         return Request(
             request_id=request_id,
@@ -100,6 +107,7 @@ class Door:
             stop_ids=stop_ids,
             eos_ids=eos_ids,
             bad_words=bad_words,
+            grammar=grammar,
         )
 
     def last_tokens(self, prompt: str | Sequence[int], most: int, add_special_tokens: bool = True) -> list[int]:
@@ -200,6 +208,13 @@ class Door:
         if self.tokenizer is None:
             raise RequestError("bad_words need a tokenizer, and this engine has none.", "bad_words")
         return bad_word_ids(self.tokenizer, params.bad_words)
+
+    def _grammar(self, asked: object) -> Grammar:
+        if self.tokenizer is None:
+            raise RequestError("structured_outputs need a tokenizer, and this engine has none.", "structured_outputs")
+        if self.grammars is None:
+            raise RequestError("This engine was built with structured_outputs=False.", "structured_outputs")
+        return self.grammars.compile(StructuredOutputsParams.of(asked))
 
 
 def derived_seed(engine_seed: int, arrival: int) -> int:

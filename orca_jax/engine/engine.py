@@ -20,11 +20,13 @@ from orca_jax.core.outputs import RequestOutput
 from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
+from orca_jax.engine.grammars import Grammars
 from orca_jax.engine.output import OutputProcessor
 from orca_jax.scheduling.scheduler import Batch, Scheduler
 
 NOTHING_TO_CHOOSE = (
-    "the model's logits are not finite for this request, or its allowed_token_ids and bad_words have left no token"
+    "the model's logits are not finite for this request, or its allowed_token_ids, bad_words, min_tokens and "
+    "structured_outputs have left no token"
 )
 MOST_WAITING_SHOWN = 256  # an event names at most so many, so that a long queue does not slow the loop
 
@@ -51,6 +53,7 @@ class Engine:
         self.clock = MonotonicClock() if clock is None else clock
         self.observers = tuple(observers)
         self.max_in_flight = executor.depth + scheduler.lookahead
+        self.grammars = Grammars(scheduler.max_batch_size)
         self.failure: EngineError | None = None
         self._in_flight: deque[Batch] = deque()
         self._num_launched = 0
@@ -138,7 +141,7 @@ class Engine:
 
     def _launch(self, batch: Batch) -> None:
         now = self.clock.now()
-        self.executor.launch(batch.plan)
+        self.executor.launch(batch.plan, self.grammars.masks(batch))
         self._in_flight.append(batch)
         for sequence in batch.sequences:
             if sequence.iterations == 1:
@@ -146,6 +149,7 @@ class Engine:
         if self.observers:
             self._emit(self._describe(batch, now))
         self._num_launched += 1
+        self._fail_grammars(now)
 
     def _absorb(self) -> None:
         """Wait for the oldest iteration in flight and hand its tokens on."""
@@ -163,12 +167,13 @@ class Engine:
                 failed.append(sequence.request.request_id)
                 continue
             stop = self.output.push(*sequence.key, token, logprobs, now)
-            if stop is not None and sequence.finish_reason != "stop":
+            if sequence.finish_reason != "stop" and (stop is not None or self.grammars.follow(sequence, token)):
                 self.scheduler.finish(sequence, "stop", stop)
             if sequence.finished:
                 self._announce([sequence])
         for request_id in failed:  # last, so that siblings keep what this iteration has given them
-            self._fail_request(request_id, now)
+            self._fail_request(request_id, NOTHING_TO_CHOOSE, now)
+        self._fail_grammars(now)
         if self.observers:
             num_sampled = sum(row.samples for row in batch.plan.rows)
             self._emit(IterationDone(self._num_done, now, num_sampled, len(new)))
@@ -176,9 +181,13 @@ class Engine:
         if not self.scheduler.pool and not self._in_flight:
             self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
 
-    def _fail_request(self, request_id: str, now: float) -> None:
-        """End one request for which there was no token to choose; the others have not seen it and go on."""
-        self.output.error(request_id, NOTHING_TO_CHOOSE, now)
+    def _fail_grammars(self, now: float) -> None:
+        while self.grammars.failed:
+            self._fail_request(*self.grammars.failed.popitem(), now)
+
+    def _fail_request(self, request_id: str, message: str, now: float) -> None:
+        """End one request that cannot go on: no token to choose, a grammar that failed. The others do not notice."""
+        self.output.error(request_id, message, now)
         self._end(self.scheduler.pool.of_request(request_id), "error")
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:

@@ -38,6 +38,18 @@ def bucket_list(max_rows: int, max_tokens: int) -> tuple[Bucket, ...]:
     return tuple(sorted(buckets))
 
 
+def thinned(buckets: tuple[Bucket, ...], step: int) -> tuple[Bucket, ...]:
+    """Every `step`-th of the squares, and of the wide ones with as many rows, the largest of each first.
+
+    For programs that few iterations run: padding costs those, compiling would cost every start. Whatever fits one of
+    `buckets` fits one of these.
+    """
+    families: dict[int, list[Bucket]] = {}
+    for bucket in sorted(buckets, reverse=True):
+        families.setdefault(0 if bucket.tokens == bucket.rows else bucket.rows, []).append(bucket)
+    return tuple(sorted(bucket for family in families.values() for bucket in family[::step]))
+
+
 def pinned_bucket(max_rows: int, size: int = 64) -> tuple[Bucket, ...]:
     """The single bucket of deterministic mode: one program, so that no shape can depend on the company."""
     side = max(size, max_rows)

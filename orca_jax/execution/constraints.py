@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from orca_jax.core.errors import EngineError
 from orca_jax.core.plan import Sampling
@@ -79,14 +79,18 @@ def apply_constraints(
     V = logits.shape[-1]
     slot = rows.ints(Column.SLOT)
     asks = (rows.ints(Column.NEEDS) & int(Needs.CONSTRAINTS) != 0)[:, None]
-    ids = jnp.arange(V, dtype=jnp.int32)
-    allowed = (tables.allowed[slot][:, ids // 32] >> (ids % 32)[None, :]) & 1
-    x = jnp.where(allowed == 1, logits, -jnp.inf)
+    x = jnp.where(unpack_bits(tables.allowed[slot], V), logits, -jnp.inf)
     x = scatter(x, forbidden_words(rows, history, tables.bad_words[slot]), -jnp.inf)
     too_early = rows.kv_lens - rows.ints(Column.PROMPT_LEN) < rows.ints(Column.MIN_TOKENS)
     x = scatter(x, jnp.where(too_early[:, None], tables.stop_tokens[slot], NO_TOKEN), -jnp.inf)
     x = scatter(x, tables.bias_tokens[slot], tables.bias_values[slot])
     return jnp.where(asks, x, logits)
+
+
+def unpack_bits(words: Int[Array, "R W"], vocab: int) -> Bool[Array, "R V"]:
+    """Bit t % 32 of word t // 32, for each token t."""
+    ids = jnp.arange(vocab, dtype=jnp.int32)
+    return (words[:, ids // 32] >> (ids % 32)[None, :]) & 1 == 1
 
 
 def scatter(

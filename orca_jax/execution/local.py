@@ -1,6 +1,7 @@
 """The executor for the devices of this process: packs a plan, dispatches the compiled step, reads what came back."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -9,14 +10,16 @@ import numpy as np
 from flax import nnx
 
 from orca_jax.core.errors import EngineError
+from orca_jax.core.grammar import Masks
 from orca_jax.core.plan import Sampling, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.buckets import Bucket, smallest
 from orca_jax.execution.constraints import Constraints, allocate_constraints, constraint_line
+from orca_jax.execution.masked import MaskedStep
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.outline import StepOutline
 from orca_jax.execution.packing import Packer, packed_size
-from orca_jax.execution.programs import COMPILES, Program, Progress, compile_all
+from orca_jax.execution.programs import COMPILES, Progress, compile_all
 from orca_jax.execution.prompt_logprobs import PromptScorer
 from orca_jax.execution.step import StepOutput
 from orca_jax.models.decoder import Decoder
@@ -55,6 +58,7 @@ class LocalExecutor:
         self.constraints = self._place(allocate_constraints(options.num_slots, self.vocab_size))
         self.packer = Packer(options.num_slots, options.pages_per_row)
         self.scorer = PromptScorer(self.outline)
+        self.masked = MaskedStep(self.outline)
         self.steps: dict[Bucket, jax.stages.Compiled] = {}
         self.write_constraints: jax.stages.Compiled | None = None
         self.in_flight: deque[InFlight] = deque()
@@ -63,24 +67,38 @@ class LocalExecutor:
 
     def warm_up(self, progress: Progress | None = None) -> None:
         """Compile every program, and run each once on an empty iteration, so that the first request pays for nothing."""
-        *steps, self.write_constraints, score = compile_all(self._programs(), progress)
-        self.steps = dict(zip(self.options.buckets, steps, strict=True))
+        o = self.options
+        whole = [self.outline.step(bucket) for bucket in o.whole_buckets]
+        halves = self.masked.programs()
+        rest = [self.outline.write_constraints(), self.scorer.program()]
+        compiled = compile_all([*whole, *halves, *rest], progress)
+        self.steps = dict(zip(o.whole_buckets, compiled, strict=False))
+        self.masked.use(compiled[len(whole) : -len(rest)])
+        self.write_constraints, score = compiled[-len(rest) :]
         self.scorer.use(score)
-        for bucket in self.options.buckets:
-            self._run(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
+        for bucket in o.whole_buckets:
+            self._run(bucket, np.zeros(packed_size(bucket, o.pages_per_row), np.int32))
+        for bucket in o.half_buckets:
+            self._run_masked(bucket, np.zeros(packed_size(bucket, o.pages_per_row), np.int32), [], dict)
         self.write_constraints(self._place(allocate_constraints(self.options.num_slots, self.vocab_size)), np.int32(0),
                                constraint_line(Sampling(), self.vocab_size))  # fmt: skip
         jax.block_until_ready(self.history)
 
-    def launch(self, plan: StepPlan) -> None:
-        """Dispatch one iteration. Raises `ValueError` when it fits no bucket, `EngineError` before the warm-up."""
+    def launch(self, plan: StepPlan, masks: Callable[[], Masks] | None = None) -> None:
+        """Dispatch one iteration. Raises `ValueError` when it fits no bucket, `EngineError` before the warm-up, and
+        for masks where the options leave `structured_outputs` out.
+        """
         before = COMPILES.count
-        bucket = smallest(self.options.buckets, plan.num_tokens, len(plan.rows))
+        in_halves = masks is not None or self.options.always_in_halves
+        buckets = self.options.half_buckets if in_halves else self.options.buckets
+        if not buckets:
+            raise EngineError("masks reached a device whose programs take none (structured_outputs)")
+        bucket = smallest(buckets, plan.num_tokens, len(plan.rows))
         for seat in self.packer.new_seats(plan):
             if seat.sampling.has_constraints:
                 self._constrain(seat)
         packed, order = self.packer.pack(plan, bucket)
-        output = self._run(bucket, packed)
+        output = self._run_masked(bucket, packed, order, masks or dict) if in_halves else self._run(bucket, packed)
         output.packed.copy_to_host_async()
         self.iterations[bucket] += 1
         self.in_flight.append(InFlight(plan, order, output))
@@ -109,7 +127,7 @@ class LocalExecutor:
         return {
             "attention": attention,
             **({} if note is None else {"attention_note": note}),
-            "programs": len(self.steps) + 2,
+            "programs": len(self.steps) + self.masked.num_programs + 2,
             "compiles_after_warm_up": self.compiles_after_warm_up,
             "kv_cache_bytes": sum(x.nbytes for x in self.cache),
             **{f"iterations_t{b.tokens}_r{b.rows}": n for b, n in self.iterations.items()},
@@ -122,6 +140,7 @@ class LocalExecutor:
             if not array.is_deleted():
                 array.delete()
         self.steps = {}
+        self.masked.close()
 
     def _run(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
         if bucket not in self.steps:
@@ -131,15 +150,20 @@ class LocalExecutor:
         )
         return output
 
+    def _run_masked(
+        self, bucket: Bucket, packed: np.ndarray, order: list[int], masks: Callable[[], Masks]
+    ) -> StepOutput:
+        memory = (self.parameters, self.cache, self.history, self.constraints)
+        self.cache, self.history, output = self.masked.run(
+            bucket, memory, packed, lambda: self.masked.lines(bucket, order, masks())
+        )
+        return output
+
     def _constrain(self, seat: Seat) -> None:
         if self.write_constraints is None:
             raise EngineError("the executor has not been warmed up, or is closed")
         line = constraint_line(seat.sampling, self.vocab_size)
         self.constraints = Constraints(*self.write_constraints(self.constraints, np.int32(seat.slot), line))
-
-    def _programs(self) -> list[Program]:
-        steps = [self.outline.step(bucket) for bucket in self.options.buckets]
-        return [*steps, self.outline.write_constraints(), self.scorer.program()]
 
     def _place(self, tables: Constraints) -> Constraints:
         return tables if self.outline.whole is None else jax.device_put(tables, self.outline.whole)

@@ -17,13 +17,14 @@ from orca_jax.core.errors import ConfigError
 from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import Constraints, allocate_constraints, write_line
 from orca_jax.execution.forward import AttentionOptions
+from orca_jax.execution.halves import make_model_half, make_sampling_half
 from orca_jax.execution.options import ExecutorOptions
-from orca_jax.execution.packing import packed_size
+from orca_jax.execution.packing import WIDTH, packed_size
 from orca_jax.execution.programs import Program
 from orca_jax.execution.step import StepShape, make_step
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.decoder import Decoder
-from orca_jax.models.sharding import heads_spec, parameter_shardings
+from orca_jax.models.sharding import RULES, heads_spec, parameter_shardings
 from pallas_kernels.ragged_paged_attention import heads_axis, pages_shape
 
 
@@ -69,6 +70,39 @@ class StepOutline:
             results=None if o.mesh is None else ([x.sharding for x in self.memory.cache], self.whole, self.whole),
             mesh=o.mesh,
         )
+
+    def model_half(self, bucket: Bucket) -> Program:
+        """The step up to the logits; cache and token table are donated."""
+        o, m = self.options, self.memory
+        packed = jax.ShapeDtypeStruct((packed_size(bucket, o.pages_per_row),), jnp.int32)
+        cache = [x.sharding for x in m.cache]
+        return Program(
+            f"model of {bucket.tokens} tokens in {bucket.rows} rows",
+            make_model_half(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention)),
+            (m.parameters, m.cache, m.history, self.same_everywhere(packed)),
+            donate=(1, 2),
+            results=None if o.mesh is None else (cache, self.whole, self.whole, self.logits(bucket.rows).sharding),
+            mesh=o.mesh,
+        )
+
+    def sampling_half(self, rows: int) -> Program:
+        """The rest of the step, for so many rows; the token table is donated."""
+        m, V = self.memory, self.config.vocab_size
+        columns, mask = (jax.ShapeDtypeStruct((rows, n), jnp.int32) for n in (WIDTH, -(-V // 32)))
+        return Program(
+            f"choice of {rows} tokens",
+            make_sampling_half(self.options.mesh),
+            (self.logits(rows), m.history, m.constraints, *self.same_everywhere((columns, mask))),
+            donate=(1,),
+            results=self.whole,
+            mesh=self.options.mesh,
+        )
+
+    def logits(self, rows: int) -> jax.ShapeDtypeStruct:
+        """What the first half hands to the second: float32, over a mesh split by vocabulary where that can be."""
+        mesh, V = self.options.mesh, self.config.vocab_size
+        split = None if mesh is None or V % mesh.size else NamedSharding(mesh, PartitionSpec(None, RULES["vocab"]))
+        return jax.ShapeDtypeStruct((rows, V), jnp.float32, sharding=split or self.whole)
 
     def write_constraints(self) -> Program:
         """The program that writes one slot's line of the constraints' tables."""

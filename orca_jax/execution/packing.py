@@ -97,6 +97,27 @@ def unpack(packed: Int[Array, " n"], bucket: Bucket, pages_per_row: int) -> RowT
     )
 
 
+def columns_of(packed: np.ndarray, bucket: Bucket, pages_per_row: int) -> np.ndarray:
+    """The rows' columns `i32[R, WIDTH]` of a packed iteration, on the host."""
+    rows = packed[HEADER + bucket.tokens :].reshape(bucket.rows, WIDTH + pages_per_row)
+    return np.ascontiguousarray(rows[:, :WIDTH])
+
+
+def rows_alone(columns: Int[Array, "R W"]) -> RowTable:
+    """As much of an iteration as the sampler looks at: its rows, without tokens and pages."""
+    needs = jnp.where(columns[:, Column.SAMPLES] == 1, columns[:, Column.NEEDS], 0)
+    R = columns.shape[0]
+    return RowTable(
+        num_rows=jnp.full(1, R, jnp.int32),
+        needs=lax.reduce(needs, np.int32(0), lax.bitwise_or, (0,)),
+        tokens=jnp.zeros(0, jnp.int32),
+        columns=columns,
+        page_table=jnp.zeros((R, 0), jnp.int32),
+        cu_q_lens=jnp.zeros(R + 1, jnp.int32),
+        kv_lens=columns[:, Column.START] + columns[:, Column.COUNT],
+    )
+
+
 class Packer:
     """The host's half. Remembers what is constant about each slot's seat, so that an iteration costs a few array
     operations instead of a walk over every field of every row.

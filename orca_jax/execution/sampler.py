@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.core.sampling_params import MAX_LOGPROBS
-from orca_jax.execution.constraints import Constraints, apply_constraints
+from orca_jax.execution.constraints import Constraints, apply_constraints, unpack_bits
 from orca_jax.execution.packing import Column, Needs, RowTable
 from orca_jax.execution.penalties import apply_penalties
 from orca_jax.models.sharding import split_by_vocabulary
@@ -47,16 +47,21 @@ def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
 
 def sample(
     logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None = None, mask: Int[Array, "R W"] | None = None,
 ) -> Sampled:  # fmt: skip
     """Choose a token for each row. `history` is the token table, up to and including each row's last position. Over a
-    `mesh`, logits stay split by vocabulary.
+    `mesh`, logits stay split by vocabulary. `mask` has a bit for each token that a row may choose, as in
+    `Constraints.allowed`; None allows all.
     """
+
+    def within(logits: Array) -> Array:
+        return logits if mask is None else jnp.where(unpack_bits(mask, logits.shape[1]), logits, -jnp.inf)
 
     def plain(logits: Array) -> Sampled:
         R = logits.shape[0]
         zeros = jnp.zeros((R, MAX_LOGPROBS))
-        return Sampled(argmax(logits), zeros[:, 0], jnp.zeros(R, jnp.int32), zeros.astype(jnp.int32), zeros)
+        token = argmax(within(logits))
+        return Sampled(token, zeros[:, 0], jnp.zeros(R, jnp.int32), zeros.astype(jnp.int32), zeros)
 
     def full(logits: Array) -> Sampled:
         def need(flag: Needs) -> Bool[Array, ""]:
@@ -64,6 +69,7 @@ def sample(
 
         split = functools.partial(split_by_vocabulary, mesh=mesh)
         raw = logits
+        logits = within(logits)
         logits = split(lax.cond(
             need(Needs.CONSTRAINTS), lambda x: apply_constraints(x, rows, history, constraints), lambda x: x, logits
         ))  # fmt: skip

@@ -22,6 +22,7 @@ from orca_jax.execution.constraints import Constraints
 from orca_jax.execution.forward import AttentionOptions, forward
 from orca_jax.execution.packing import ON_DEVICE, Column, RowTable, token_rows, unpack
 from orca_jax.execution.sampler import Sampled, sample
+from orca_jax.models.decoder import Decoder
 from orca_jax.models.sharding import split_by_vocabulary
 
 OUTPUT_WIDTH = 3 + 2 * MAX_LOGPROBS
@@ -62,19 +63,27 @@ def make_step(
     ) -> tuple[list[Array], Array, StepOutput]:
         model = nnx.merge(graph, jax.tree.unflatten(treedef, parameters))
         rows = unpack(packed, shape.bucket, shape.pages_per_row)
-        token_row, position, real = token_rows(rows)
-        with jax.named_scope("tokens"):
-            tokens, history = resolve_tokens(rows, token_row, position, real, history)
-        hidden, cache = forward(model, tokens, position, cache, rows, shape.attention)
-        with jax.named_scope("head"):
-            last = jnp.maximum(rows.cu_q_lens[1:] - 1, 0)
-            logits = split_by_vocabulary(model.logits(hidden[last]), shape.attention.mesh)
+        cache, history, hidden, logits = run_model(model, rows, cache, history, shape.attention)
         with jax.named_scope("sample"):
             sampled = sample(logits, rows, history, constraints, shape.attention.mesh)
             history = remember(sampled.token, rows, history)
         return cache, history, StepOutput(pack_output(sampled), hidden)
 
     return step
+
+
+def run_model(
+    model: Decoder, rows: RowTable, cache: list[Array], history: Int[Array, "slots N"], attention: AttentionOptions
+) -> tuple[list[Array], Array, Float[Array, "T D"], Float[Array, "R V"]]:
+    """The step up to the logits of each row's last token: cache, token table, hidden states, logits."""
+    token_row, position, real = token_rows(rows)
+    with jax.named_scope("tokens"):
+        tokens, history = resolve_tokens(rows, token_row, position, real, history)
+    hidden, cache = forward(model, tokens, position, cache, rows, attention)
+    with jax.named_scope("head"):
+        last = jnp.maximum(rows.cu_q_lens[1:] - 1, 0)
+        logits = split_by_vocabulary(model.logits(hidden[last]), attention.mesh)
+    return cache, history, hidden, logits
 
 
 def resolve_tokens(

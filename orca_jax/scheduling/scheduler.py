@@ -34,7 +34,8 @@ class Scheduler:
     max_batch_size: most rows of an iteration, the paper's `max_bs`. max_batch_tokens: most tokens of an iteration;
     None, the paper's choice, is no bound. chunked: a prompt may be cut to fit that bound; otherwise it waits for an
     iteration that takes it whole. lookahead: how many rows a sequence may have in flight when its next is launched;
-    0 is the paper's rule that no sequence is in two batches. The faithful mode is `Scheduler(kv, max_batch_size)`.
+    0 is the paper's rule that no sequence is in two batches (one with a grammar keeps to it once its prompt has run).
+    The faithful mode is `Scheduler(kv, max_batch_size)`.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Scheduler:
         for sequence in self.pool.by_arrival():
             if len(rows) == self.max_batch_size or budget == 0:
                 break
-            if sequence.in_flight > self.lookahead or sequence.will_end_by_length:
+            if sequence.in_flight > self.lookahead or sequence.will_end_by_length or sequence.must_be_read:
                 continue
             pending = sequence.num_pending
             if pending > budget and not self.chunked:

@@ -9,6 +9,7 @@ from orca_jax.core.events import Observer
 from orca_jax.engine.door import Door
 from orca_jax.engine.engine import Engine
 from orca_jax.engine.output import OutputProcessor
+from orca_jax.grammar.compiler import GrammarCompiler
 from orca_jax.scheduling.kv_manager import KVManager
 from orca_jax.scheduling.scheduler import Scheduler
 from orca_jax.testing.fake_executor import FakeExecutor, FakeModel
@@ -65,6 +66,7 @@ def build_fake_engine(
         tokenizer=used, vocab_size=tokenizer.vocab_size, max_model_len=info.max_model_len, eos_ids=(model.eos_id,),
         seed=config.seed, max_total_tokens=pages * PAGE_SIZE, page_size=PAGE_SIZE, max_logprobs=config.max_logprobs,
         default_max_tokens=config.default_max_tokens,
+        grammars=GrammarCompiler(tokenizer, tokenizer.vocab_size, (model.eos_id,)) if config.structured_outputs else None,
     )  # fmt: skip
     executor = FakeExecutor(model, pages, PAGE_SIZE, slots)
     engine = Engine(scheduler, executor, OutputProcessor(used), observers=observers)

@@ -6,12 +6,14 @@ prompt alone what the answer must be.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from orca_jax.core.errors import EngineError
-from orca_jax.core.plan import Row, Sampling, Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.core.grammar import Masks
+from orca_jax.core.plan import NOT_A_NUMBER, Row, Sampling, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
 
@@ -39,9 +41,15 @@ class FakeModel:
         """What stands in the K/V of a position: as in a real model, it depends on everything before it."""
         return _mix(previous, token, position)
 
-    def choose(self, state: int, num_output: int, sampling: Sampling) -> int:
-        """The token after a prefix with this `state`, the output token number `num_output` (from 0) of its sequence."""
+    def choose(self, state: int, num_output: int, sampling: Sampling, mask: np.ndarray | None = None) -> int:
+        """The token after a prefix with this `state`, the output token number `num_output` (from 0) of its sequence.
+
+        `mask` as in `core/grammar.py`; any of its tokens may come, `eos_id` like the others.
+        """
         draw = _mix(state, sampling.seed, sampling.index)
+        if mask is not None:
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            return int(allowed[draw // 7 % len(allowed)]) if len(allowed) else NOT_A_NUMBER
         too_early = num_output < sampling.min_tokens
         if self.eos_every is not None and draw % self.eos_every == 0 and not too_early:
             return self.eos_id
@@ -106,16 +114,17 @@ class FakeExecutor:
     def num_in_flight(self) -> int:
         return len(self._results)
 
-    def launch(self, plan: StepPlan) -> None:
+    def launch(self, plan: StepPlan, masks: Callable[[], Masks] | None = None) -> None:
         _require(not self._closed, "launched on a closed executor")
         _require(bool(plan.rows), "launched an empty plan")
         pages = np.concatenate([row.seat.pages for row in plan.rows])
         _require(len(np.unique(pages)) == len(pages), "two rows of one plan share a page, or one lists it twice")
+        given = {} if masks is None else masks()
         tokens, logprobs, prompt_logprobs = [], {}, {}
         for i, row in enumerate(plan.rows):
             life = self._seat(row)
             described = self._write(row, life)
-            token = self._sample(row, life) if row.samples else _NOTHING
+            token = self._sample(row, life, given.get(i)) if row.samples else _NOTHING
             tokens.append(token)
             if row.samples and row.seat.sampling.logprobs is not None:
                 logprobs[i] = _describe(token, row.seat.sampling.logprobs)
@@ -174,10 +183,10 @@ class FakeExecutor:
         life.next_start = row.start + row.count
         return _describe_prompt(row)
 
-    def _sample(self, row: Row, life: _Life) -> int:
+    def _sample(self, row: Row, life: _Life, mask: np.ndarray | None) -> int:
         end = row.start + row.count
         sampling = row.seat.sampling
-        life.last_token = self.model.choose(self._read(row.seat, end), end - sampling.prompt_len, sampling)
+        life.last_token = self.model.choose(self._read(row.seat, end), end - sampling.prompt_len, sampling, mask)
         return life.last_token
 
     def _read(self, seat: Seat, length: int) -> int:

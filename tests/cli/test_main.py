@@ -82,7 +82,7 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
 
 
 def test_a_request_that_the_engine_failed_is_status_1(builds, monkeypatch, capsys):
-    def fail(self, plan) -> None:
+    def fail(self, plan, masks=None) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("orca_jax.testing.fake_executor.FakeExecutor.launch", fail)

@@ -207,10 +207,10 @@ def test_an_id_is_free_again_once_its_last_output_was_taken(make_engine):
 
 
 class BreaksOnLaunch(FakeExecutor):
-    def launch(self, plan):
+    def launch(self, plan, masks=None):
         if self._num_launched == 2:
             raise RuntimeError("device lost\nat some address")
-        super().launch(plan)
+        super().launch(plan, masks)
 
 
 class BreaksOnCollect(FakeExecutor):
@@ -284,10 +284,10 @@ def test_an_observer_that_fails_at_the_end_keeps_no_memory(make_engine):
 
 
 class Remembers(FakeExecutor):
-    def launch(self, plan):
+    def launch(self, plan, masks=None):
         rows = [(row.seat.slot, row.seat.pages.tolist(), row.start, row.count, row.tokens) for row in plan.rows]
         self.__dict__.setdefault("plans", []).append(rows)
-        super().launch(plan)
+        super().launch(plan, masks)
 
 
 def test_a_run_repeats_exactly(make_engine):

@@ -294,12 +294,12 @@ def test_closing_waits_for_the_iteration_of_another_thread(llm, monkeypatch):
     executor, closer, waits = llm._built.engine.executor, threading.Thread(target=llm.close), []
     launch = executor.launch
 
-    def launch_while_closing(plan) -> None:
+    def launch_while_closing(plan, masks=None) -> None:
         if not waits:
             closer.start()
             closer.join(timeout=0.5)
             waits.append(closer.is_alive())
-        launch(plan)
+        launch(plan, masks)
 
     monkeypatch.setattr(executor, "launch", launch_while_closing)
     (output,) = llm.generate("abc", greedy(40), use_tqdm=False)
@@ -309,7 +309,7 @@ def test_closing_waits_for_the_iteration_of_another_thread(llm, monkeypatch):
 
 
 def test_a_failed_engine_is_one_error(llm, monkeypatch):
-    def fail(plan) -> None:
+    def fail(plan, masks=None) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(llm._built.engine.executor, "launch", fail)
