@@ -60,9 +60,23 @@ class Call(ABC, Generic[B]):
     @abstractmethod
     def num_prompts(self) -> int: ...
 
-    @abstractmethod
+    @property
+    def form_field(self) -> str:
+        """The field that asks for the answer's form."""
+        return "structured_outputs" if self.body.response_format is None else "response_format"
+
     def requests(self, door: Door, numbering: Numbering) -> list[Request]:
         """One request for each prompt, in order. Raises RequestError."""
+        try:
+            return self.make_requests(door, numbering)
+        except RequestError as error:
+            if error.parameter != "structured_outputs":  # the engine's name for whatever holds an answer to a form
+                raise
+            raise type(error)(str(error), self.form_field) from error
+
+    @abstractmethod
+    def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
+        """What `requests` gives, by the engine's names."""
 
     @abstractmethod
     def answer(

@@ -1,5 +1,6 @@
 """`/v1/chat/completions`: conversations to be answered."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from orca_jax.core import checks
 from orca_jax.core.errors import RequestError
 from orca_jax.core.outputs import CompletionOutput, RequestOutput
 from orca_jax.core.request import Request
+from orca_jax.core.structured_outputs import StructuredOutputsParams
 from orca_jax.core.unsupported import Neutral
 from orca_jax.engine.door import Door
 from orca_jax.protocol.call import (
@@ -24,7 +26,9 @@ from orca_jax.protocol.call import (
 from orca_jax.protocol.completions import names_of, with_usage
 from orca_jax.protocol.logprobs import chat_logprobs, prompt_logprobs
 from orca_jax.protocol.sampling import REFUSED, Natural, Positive, SamplingBody
+from orca_jax.protocol.tools import ToolStream, call_object, tool_form
 from orca_jax.text.chat import ROLES, render
+from orca_jax.text.tool_calls import ToolCall, parse_tool_calls
 
 CHAT_REFUSED: Neutral = {
     **REFUSED,
@@ -54,6 +58,11 @@ class ChatBody(SamplingBody):
     )
     max_tokens: Positive | None = Field(default=None, json_schema_extra={"deprecated": True})
     max_completion_tokens: Positive | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, description="functions that the model may call")
+    tool_choice: str | dict[str, Any] | None = Field(
+        default=None, description="none, auto (the default), required, or one by name"
+    )
+    parallel_tool_calls: bool | None = True
     logprobs: bool | None = False
     top_logprobs: Natural | None = None
     add_generation_prompt: bool = True
@@ -77,7 +86,11 @@ class ChatCall(Call[ChatBody]):
     def brings_template(self) -> bool:
         return self.body.chat_template is not None
 
-    def requests(self, door: Door, numbering: Numbering) -> list[Request]:
+    @property
+    def form_field(self) -> str:
+        return "tools" if self.calls_tools else super().form_field
+
+    def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
         body = self.body
         if body.top_logprobs is not None and not body.logprobs:
             raise RequestError("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
@@ -86,11 +99,13 @@ class ChatCall(Call[ChatBody]):
         max_tokens = body.max_tokens
         if body.max_completion_tokens is not None:
             max_tokens = checks.bounded("max_completion_tokens", body.max_completion_tokens, 1)
-        params = body.sampling(max_tokens=max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+        params = body.sampling(
+            max_tokens=max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None, form=self._tool_form()
+        )
         prompt = render(
             door.tokenizer, body.messages, chat_template=body.chat_template,
             add_generation_prompt=body.add_generation_prompt, continue_final_message=body.continue_final_message,
-            template_kwargs=body.chat_template_kwargs,
+            template_kwargs=body.chat_template_kwargs, tools=body.tools,
         )  # fmt: skip
         request = door.make(
             truncated(door, prompt, body.truncate_prompt_tokens, max_tokens, body.add_special_tokens),
@@ -110,7 +125,7 @@ class ChatCall(Call[ChatBody]):
         usage.completion_tokens = sum(len(answer.token_ids) for answer in output.outputs)
         found = {
             **_head(envelope, "chat.completion"),
-            "choices": [self._choice(answer, door) for answer in output.outputs],
+            "choices": [self._choice(answer, envelope, door) for answer in output.outputs],
             "usage": usage.as_json(),
         }
         if self.body.prompt_logprobs is not None:
@@ -127,12 +142,33 @@ class ChatCall(Call[ChatBody]):
             return None
         return chat_logprobs(names_of(self, door), self.body.top_logprobs or 0, answer.token_ids, answer.logprobs)
 
-    def _choice(self, answer: CompletionOutput, door: Door) -> dict[str, Any]:
+    @property
+    def calls_tools(self) -> bool:
+        return self.body.tools is not None and self.body.tool_choice != "none"
+
+    def _tool_form(self) -> StructuredOutputsParams | None:
+        body = self.body
+        form = tool_form(body.tools, body.tool_choice, body.parallel_tool_calls is not False)
+        other = body.structured_outputs is not None or (body.response_format or {}).get("type", "text") != "text"
+        if form is not None and other:
+            raise RequestError("tools and another form of the answer are both given: keep one.", "tools")
+        return form
+
+    def _choice(self, answer: CompletionOutput, envelope: Envelope, door: Door) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        calls: list[ToolCall] = []
+        if self.calls_tools:
+            content, calls = parse_tool_calls(answer.text)
+        if calls:
+            message["content"] = content or None
+            message["tool_calls"] = [
+                call_object(call, call_id(envelope, answer.index, number)) for number, call in enumerate(calls)
+            ]
         choice = {
             "index": answer.index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": message,
             "logprobs": self.logprobs_of(answer, door),
-            "finish_reason": answer.finish_reason,
+            "finish_reason": finish_reason(answer, bool(calls)),
             "stop_reason": answer.stop_reason,
         }
         if self.body.return_token_ids:
@@ -149,6 +185,9 @@ class ChatStreamer(Streamer):
         self._door = door
         self._head = _head(envelope, "chat.completion.chunk")
         self._usage = prompt_usage(requests)
+        self._envelope = envelope
+        self._tools = {index: ToolStream() for index in range(self._request.params.n)} if call.calls_tools else {}
+        self._calls: Counter[int] = Counter()
 
     def begin(self) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
@@ -159,10 +198,11 @@ class ChatStreamer(Streamer):
         chunks = []
         for answer in output.outputs:
             self._usage.completion_tokens += len(answer.token_ids)
-            choice = _choice(answer.index, {"content": answer.text} if answer.text or not answer.finished() else {})
+            delta = self._delta(answer)
+            choice = _choice(answer.index, delta)
             choice |= {
                 "logprobs": self._call.logprobs_of(answer, self._door),
-                "finish_reason": answer.finish_reason,
+                "finish_reason": finish_reason(answer, self._calls[answer.index] > 0),
                 "stop_reason": answer.stop_reason,
             }
             if self._call.body.return_token_ids:
@@ -176,8 +216,32 @@ class ChatStreamer(Streamer):
             return []
         return [{**self._head, "choices": [], "usage": self._usage.as_json()}]
 
+    def _delta(self, answer: CompletionOutput) -> dict[str, Any]:
+        """What is new in the answer's message."""
+        if answer.index not in self._tools:
+            return {"content": answer.text} if answer.text or not answer.finished() else {}
+        text, calls = self._tools[answer.index].push(answer.text, answer.finished())
+        delta: dict[str, Any] = {"content": text} if text else {}
+        if calls:
+            first = self._calls[answer.index]
+            self._calls[answer.index] += len(calls)
+            delta["tool_calls"] = [
+                {"index": number, **call_object(call, call_id(self._envelope, answer.index, number))}
+                for number, call in enumerate(calls, first)
+            ]
+        return delta
+
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return with_usage({**self._head, "choices": [choice]}, self._call.body, self._usage)
+
+
+def finish_reason(answer: CompletionOutput, called: bool) -> str | None:
+    """OpenAI's word for an answer that ends by calling tools."""
+    return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def call_id(envelope: Envelope, index: int, number: int) -> str:
+    return f"call_{envelope.id.removeprefix(ChatCall.id_prefix).strip('-')}_{index}_{number}"
 
 
 def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class CompletionCall(Call[CompletionBody]):
         """Whether the prompt's own log-probabilities are all that is wanted; the engine makes one token, not shown."""
         return self.body.max_tokens == 0
 
-    def requests(self, door: Door, numbering: Numbering) -> list[Request]:
+    def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
         body, prompts = self.body, self.prompts
         if not prompts:
             raise RequestError("prompt must not be an empty list.", "prompt")

@@ -9,6 +9,7 @@ from orca_jax.core.errors import RequestError
 from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
 from orca_jax.core.unsupported import Neutral
 from orca_jax.protocol.body import Body
+from orca_jax.protocol.form import asked_form
 
 MAX_REQUEST_ID = 128
 MAX_STOP = 4  # OpenAI's bound, and vLLM's
@@ -90,6 +91,12 @@ class SamplingBody(Body):
     allowed_token_ids: list[Natural] | None = None
     bad_words: list[str] | None = None
     prompt_logprobs: Natural | None = None
+    response_format: dict[str, Any] | None = Field(
+        default=None, description="the form of the answer: type text, json_object or json_schema"
+    )
+    structured_outputs: dict[str, Any] | None = Field(
+        default=None, description="the form of the answer: one of json, regex, choice, grammar (Lark) and json_object"
+    )
     truncate_prompt_tokens: int | None = Field(
         default=None, description="keep only so many of the prompt's last tokens; -1 keeps what the context can hold"
     )
@@ -102,14 +109,19 @@ class SamplingBody(Body):
     return_tokens_as_token_ids: bool | None = False
 
     def sampling(self, **more: Any) -> SamplingParams:
-        """The parameters for the engine; `more` is what the kind of call adds. Raises RequestError."""
+        """The parameters for the engine; `more` is what the kind of call adds, `form` the form it imposes.
+
+        Raises RequestError.
+        """
         self._check_together()
+        form = more.pop("form", None) or asked_form(self.response_format, self.structured_outputs)
         same = ("n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
                 "repetition_penalty", "seed", "stop", "stop_token_ids", "min_tokens", "logit_bias", "allowed_token_ids",
                 "bad_words", "prompt_logprobs")  # fmt: skip
         given = {name: value for name in same if (value := getattr(self, name)) is not None}
         return SamplingParams(
             **given,
+            structured_outputs=form,
             include_stop_str_in_output=self.include_stop_str_in_output,
             ignore_eos=self.ignore_eos,
             skip_special_tokens=self.skip_special_tokens,

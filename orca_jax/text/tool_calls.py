@@ -78,7 +78,7 @@ def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
     calls: list[ToolCall] = []
     position = 0
     while (start := text.find(OPEN, position)) >= 0:
-        found = _call_at(text, start + len(OPEN))
+        found = call_at(text, start + len(OPEN))
         end = start + len(OPEN) if found is None else found[1]
         content.append(text[position : end if found is None else start])
         if found is not None:
@@ -89,7 +89,7 @@ def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
     return (rest.strip() if calls else rest), calls
 
 
-def _call_at(text: str, position: int) -> tuple[ToolCall, int] | None:
+def call_at(text: str, position: int) -> tuple[ToolCall, int] | None:
     """The call whose JSON begins at `position` or after spaces, and where it ends with its closing mark."""
     begin = position + len(text[position:]) - len(text[position:].lstrip())
     try:

@@ -45,8 +45,24 @@ class Desk:
 
 
 @pytest.fixture(scope="session")
-def desk(tmp_path_factory):
-    built = build_fake_engine(write_tokenizer(tmp_path_factory.mktemp("tokenizer")), EngineConfig(default_max_tokens=9))
+def tokenizer_folder(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def desk(tokenizer_folder):
+    """Sequences of 64 tokens."""
+    yield from desk_of(tokenizer_folder, EngineConfig(default_max_tokens=9))
+
+
+@pytest.fixture(scope="session")
+def large_desk(tokenizer_folder):
+    """Sequences of 512 tokens."""
+    yield from desk_of(tokenizer_folder, EngineConfig(default_max_tokens=9, max_model_len=512))
+
+
+def desk_of(tokenizer_folder, config):
+    built = build_fake_engine(tokenizer_folder, config)
     yield Desk(built)
     built.engine.check()
     built.close()
