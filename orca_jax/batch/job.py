@@ -1,0 +1,148 @@
+"""A run's files, opened where the last run left them: what is answered already, and where the rest is written."""
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orca_jax.batch.append_file import AppendFile, OsFile
+from orca_jax.batch.names import Names
+from orca_jax.batch.paths import Paths
+from orca_jax.batch.records import DUPLICATE, Records, code_of, number_of
+from orca_jax.batch.state import COMPLETE, RUNNING, State, plain, read_state, sync_folder
+from orca_jax.batch.words import Answered, BatchError, Counts, Result
+
+
+class Job:
+    """The files of one run, which no other process writes meanwhile. Results are safe once `sync` has returned.
+
+    `done` are the numbers of the lines that need no answer any more, `names` the custom ids that are taken, `counts`
+    what the files hold. `complete` says that an earlier run has finished: there is nothing left to do.
+    """
+
+    def __init__(self, paths: Paths, settings: Mapping[str, Any], *, restart: bool = False, name: str = ""):
+        self.paths = paths
+        self.settings = plain(settings)
+        self.done: set[int] = set()
+        self.names = Names()
+        self.counts = Counts()
+        self._records = Records(name)
+        self._files: list[AppendFile] = []
+        paths.check()
+        try:
+            self.complete = self._open(restart)
+        except OSError as error:
+            self.close()
+            raise BatchError(f"cannot write {error.filename or paths.output}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, results: Sequence[Result]) -> None:
+        """Append results to their files, whole or (BatchError) not at all in the file that is named."""
+        output, errors = self._files
+        answered = [result for result in results if isinstance(result.outcome, Answered)]
+        output.append([self._records.line(result) for result in answered])
+        errors.append([self._records.line(result) for result in results if not isinstance(result.outcome, Answered)])
+
+    def sync(self) -> None:
+        for file in self._files:
+            file.sync()
+
+    def finish(self, counts: Counts) -> None:
+        """Give the files their names, the output last. Killed in between, the next run does the rest."""
+        self.sync()
+        State(COMPLETE, self.settings, counts.completed, counts.failed).write(self.paths.state)
+        self._settle()
+
+    def close(self) -> None:
+        """Give the files back to whoever comes next. Idempotent."""
+        for file in self._files:
+            file.close()
+        self._files = []
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open(self, restart: bool) -> bool:
+        """Whether all is done already; otherwise the files are open and their records known."""
+        state = None if restart else self._known_state()
+        if state is not None and state.status == COMPLETE and not self.paths.partial_output.exists():
+            self._settle()
+            self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
+            return True
+        self._files = [self._locked(self.paths.partial_output), self._locked(self.paths.partial_errors)]
+        if restart:
+            self._forget()
+        elif read_state(self.paths.state) != state:
+            raise BatchError(f"{self.paths.output} is being written by another process (wait for it)")
+        if state is not None and state.status == COMPLETE:
+            self._settle()
+            self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
+            return True
+        if state is None:
+            State(RUNNING, self.settings).write(self.paths.state)
+        for file in self._files:
+            file.recover(self._accept)
+        return False
+
+    def _known_state(self) -> State | None:
+        """What an earlier run has left, None where there was none. Raises BatchError where its files are not ours."""
+        paths = self.paths
+        state = read_state(paths.state)
+        if state is not None:
+            state.check_same(self.settings, paths.output)
+            return state
+        for path in (paths.output, paths.errors):
+            if os.path.lexists(path):
+                raise BatchError(f"{path} exists, and is not the result of a batch (--restart replaces it)")
+        for path in (paths.partial_output, paths.partial_errors):
+            if path.exists() and path.stat().st_size:
+                raise BatchError(f"{path} exists, but {paths.state} is missing (--restart begins anew)")
+        return None
+
+    def _locked(self, path: Path) -> AppendFile:
+        raw = OsFile(path)
+        try:
+            fcntl.flock(raw.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raw.close()
+            raise BatchError(f"{path} is being written by another process (wait for it)") from None
+        return AppendFile(raw, str(path))
+
+    def _forget(self) -> None:
+        """Remove what earlier runs have left, the state first: without it nobody goes on from the rest."""
+        for path in (self.paths.state, self.paths.output, self.paths.errors):
+            path.unlink(missing_ok=True)
+        for file in self._files:
+            file.raw.truncate(0)
+
+    def _accept(self, record: dict[str, Any]) -> bool:
+        """Take note of a record that an earlier run has written."""
+        number, custom_id = number_of(record), record.get("custom_id")
+        if number is None or number in self.done:
+            return False
+        code = code_of(record)
+        if isinstance(custom_id, str) and code != DUPLICATE:
+            self.names.claim(custom_id, number)
+        self.done.add(number)
+        self.counts.completed += code is None
+        self.counts.failed += code is not None
+        return True
+
+    def _settle(self) -> None:
+        """Rename what is complete; a file of errors only where there are any."""
+        partial, final = self.paths.partial_errors, self.paths.errors
+        if partial.exists():
+            if partial.stat().st_size:
+                os.replace(partial, final)
+            else:
+                partial.unlink()
+        if self.paths.partial_output.exists():
+            os.replace(self.paths.partial_output, self.paths.output)
+        for folder in {self.paths.output.parent, final.parent}:
+            sync_folder(folder)
