@@ -72,23 +72,27 @@ class Job:
         """Whether all is done already; otherwise the files are open and their records known."""
         state = None if restart else self._known_state()
         if state is not None and state.status == COMPLETE and not self.paths.partial_output.exists():
-            self._settle()
-            self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
-            return True
+            if not self.paths.output.exists():
+                raise BatchError(f"{self.paths.output} was complete, but is missing (--restart answers all again)")
+            return self._ended(state)
         self._files = [self._locked(self.paths.partial_output), self._locked(self.paths.partial_errors)]
         if restart:
             self._forget()
         elif read_state(self.paths.state) != state:
             raise BatchError(f"{self.paths.output} is being written by another process (wait for it)")
         if state is not None and state.status == COMPLETE:
-            self._settle()
-            self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
-            return True
+            return self._ended(state)
         if state is None:
             State(RUNNING, self.settings).write(self.paths.state)
         for file in self._files:
             file.recover(self._accept)
         return False
+
+    def _ended(self, state: State) -> bool:
+        """Finish what a run that was killed at its very end has left."""
+        self._settle()
+        self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
+        return True
 
     def _known_state(self) -> State | None:
         """What an earlier run has left, None where there was none. Raises BatchError where its files are not ours."""
@@ -139,10 +143,10 @@ class Job:
         partial, final = self.paths.partial_errors, self.paths.errors
         if partial.exists():
             if partial.stat().st_size:
-                os.replace(partial, final)
+                partial.replace(final)
             else:
                 partial.unlink()
         if self.paths.partial_output.exists():
-            os.replace(self.paths.partial_output, self.paths.output)
+            self.paths.partial_output.replace(self.paths.output)
         for folder in {self.paths.output.parent, final.parent}:
             sync_folder(folder)

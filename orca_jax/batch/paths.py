@@ -1,6 +1,5 @@
 """The files of a run, and the ways in which they may be in each other's way."""
 
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Paths:
             if path.exists() and not path.is_file():
                 raise BatchError(f"cannot write {path}: it is not an ordinary file")
         for path in written:
-            if path.exists() and os.path.samefile(path, self.source):
+            if path.exists() and path.samefile(self.source):
                 raise BatchError(f"{path} is the input {self.source} itself (give the results another name)")
         if len({_resolved(path) for path in written}) < len(written):
             raise BatchError(f"{self.output} and {self.errors} are in each other's way (choose another --errors)")

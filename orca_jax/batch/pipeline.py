@@ -96,7 +96,9 @@ def _grain(count: int, order: Order, take: Callable[[int], tuple[Taken]], thread
     try:
         import grain
     except ModuleNotFoundError as error:
-        raise BatchError("batch files are read with grain, which is not installed (pip install 'orca-jax[batch]')") from error
+        raise BatchError(
+            "batch files are read with grain, which is not installed (pip install 'orca-jax[batch]')"
+        ) from error
     indices = grain.MapDataset.range(count)
     if order.seed is not None:
         indices = indices.seed(order.seed).shuffle()

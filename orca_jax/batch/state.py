@@ -41,7 +41,7 @@ class State:
                 json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(new, path)
+            new.replace(path)
             sync_folder(path.parent)
         except OSError as error:
             raise BatchError(f"cannot write {path}: {error.strerror or error}") from error
