@@ -74,7 +74,7 @@ def test_answers_come_while_others_are_handed_over(make_engine):
         ends = inbox.wait(3)
         assert thread.call(lambda engine: engine.statistics()).result(PATIENCE)["iterations"] > 0
         assert thread.call(lambda engine: engine.check()).result(PATIENCE) is None
-    assert {name: reasons(output) for name, output in ends.items()} == dict.fromkeys("abc", {"length"})
+    assert {name: reasons(output) for name, output in ends.items()} == {name: {"length"} for name in "abc"}
 
 
 def test_abort_ends_within_an_iteration_and_unknown_ones_are_ignored(make_engine):
@@ -155,7 +155,9 @@ def test_a_hung_iteration_shows_and_does_not_hang_the_closing(make_engine):
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     callers=st.lists(
-        st.tuples(st.integers(1, 3), st.sampled_from(["wait", "abort", "both"]), st.floats(0, 0.01)), min_size=1, max_size=6
+        st.tuples(st.integers(1, 3), st.sampled_from(["wait", "abort", "both"]), st.floats(0, 0.01)),
+        min_size=1,
+        max_size=6,
     ),
     closes=st.booleans(),
 )
