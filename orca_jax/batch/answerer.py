@@ -10,7 +10,7 @@ class Answerer(Protocol):
     """Takes items through three stages; `work` and `raw` are its own business."""
 
     def prepare(self, item: Item) -> Any:
-        """Check and tokenise. Called from several threads; raises RequestError. Returns the `work`."""
+        """Check and tokenise. Called from several threads; raises RequestError or ApiError. Returns the `work`."""
 
     def submit(self, work: Any, done: Callable[[Any], None]) -> None:
         """Start the work. `done(raw)` is called once, from any thread, when it has ended; it does not block."""
@@ -19,7 +19,7 @@ class Answerer(Protocol):
         """What came of it. Raises EngineError where nothing can be answered any more."""
 
     def refusal(self, error: Exception) -> Failed:
-        """A RequestError as a server would put it."""
+        """What `prepare` raised, as a server would put it."""
 
     def cancel(self) -> None:
         """End all work that has been submitted and is not done; whether `done` is still called is left open."""

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from orca_jax.batch.words import Item, LineError
 from orca_jax.core.checks import shown, text
 from orca_jax.core.errors import RequestError
 from orca_jax.core.naming import check_names
+from orca_jax.protocol.json_text import read_json
 
 URLS = ("/v1/completions", "/v1/chat/completions")
 KEYS = ("custom_id", "method", "url", "body")
@@ -89,20 +90,17 @@ def looks_like(data: bytes) -> str:
 
 
 def parse_json(data: bytes) -> Any:
-    """Strict JSON: NaN and the infinities are none. Raises LineError."""
+    """Strict JSON: NaN and the infinities are none, a name stands once in an object. Raises LineError."""
     source = _utf8(data)
     try:
-        return json.loads(source, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise LineError("invalid_json", f"not valid JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise LineError("invalid_json", "not valid JSON: nested too deeply") from error
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise LineError("invalid_json", f"not valid JSON: {str(error).split(';')[0]}") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise LineError("invalid_json", f"not valid JSON: {name} is no JSON number")
+        return read_json(source)
+    except RequestError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError):  # in words that do not count lines within the line
+            message = f"not valid JSON: {cause.msg} at column {cause.colno}"
+        else:
+            message = str(error).replace("The body", "the line", 1)
+        raise LineError("invalid_json", message) from error
 
 
 def _utf8(data: bytes) -> str:

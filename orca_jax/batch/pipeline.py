@@ -10,6 +10,7 @@ from orca_jax.batch.decode import Decode
 from orca_jax.batch.runner import Taken
 from orca_jax.batch.words import BatchError, Failed, LineError, Prepared, Refused
 from orca_jax.core.errors import RequestError
+from orca_jax.protocol.errors import ApiError
 
 READ_AHEAD = 64
 
@@ -81,7 +82,7 @@ class Pipeline:
             return (Refused(number, error.custom_id, failure),)
         try:
             return (Prepared(number, item.custom_id, self._answerer.prepare(item)),)
-        except RequestError as error:
+        except (RequestError, ApiError) as error:
             failure = self._answerer.refusal(error)
             return (Refused(number, item.custom_id, replace(failure, message=f"{where}: {failure.message}")),)
 
