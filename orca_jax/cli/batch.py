@@ -35,7 +35,8 @@ DESCRIPTION = """Answer every line of a file, by default with the model that shi
 The input is JSON Lines in OpenAI's batch format, for /v1/completions and /v1/chat/completions:
   {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "def f("}}
 or prompts without an envelope: text (a prompt on each line), JSON Lines with a prompt field beside other fields of the
-body, a column of a Parquet file, or ArrayRecord. Their line (row, record) numbers, from 1, are their custom ids.
+body, a column of a Parquet file, or ArrayRecord. Their line (row, record) numbers, from 1, are their custom ids, the
+sampling flags are their defaults, and what no flag says is as in OpenAI's API: 16 tokens, of a chat --default-max-tokens.
 
 Answers go to OUTPUT and refused or failed lines to a file of errors beside it, each error with its line. Until the run
 has ended, both are called ....partial. Killed at any moment, the same command goes on with what has no answer yet;
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config = EngineConfig.from_settings(engine_settings(args))
     _check(args)
-    defaults = _defaults(args, config)
+    defaults = _defaults(args)
     paths = Paths.named(args.input, args.output, args.errors)
     paths.check()
     url = CHAT if args.chat else COMPLETIONS
@@ -163,11 +164,11 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"{flag(name)} must be {least} to {most}, got {value}")
 
 
-def _defaults(args: argparse.Namespace, config: EngineConfig) -> dict[str, Any]:
+def _defaults(args: argparse.Namespace) -> dict[str, Any]:
     """The sampling flags as fields of a body. Raises RequestError for a bad one."""
     given = sampling_settings(args)
     SamplingParams(**given)
-    body = {"max_tokens": config.default_max_tokens, **given}
+    body = dict(given)
     if "logit_bias" in body:
         body["logit_bias"] = {str(token): bias for token, bias in body["logit_bias"].items()}
     if args.chat and "logprobs" in body:

@@ -14,9 +14,8 @@ from orca_jax.batch.words import Counts
 
 
 def line(custom_id: Any, prompt: str = "abc", url: str = "/v1/completions", **more: Any) -> str:
-    return json.dumps(
-        {"custom_id": custom_id, "method": "POST", "url": url, "body": {"model": "m", "prompt": prompt}, **more}
-    )
+    known = {"custom_id": custom_id, "method": "POST", "url": url, "body": {"prompt": prompt}}
+    return json.dumps(known | more)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from orca_jax.batch.job import Job
 from orca_jax.batch.paths import Paths
 from orca_jax.batch.pipeline import Order
 from orca_jax.batch.runner import Limits, Runner
-from orca_jax.batch.words import Answered, BatchError, Counts, Failed, Prepared, Refused, Result
+from orca_jax.batch.words import Answered, BatchError, Counts, Failed, Item, Prepared, Refused, Result
 from orca_jax.core.clock import ManualClock
 from tests.batch.doubles import EchoAnswerer, HandAnswerer, SmallDisk
 from tests.batch.runs import line, records, run_batch
@@ -132,8 +132,6 @@ def test_a_slow_first_answer_holds_the_others_back_no_further_than_the_window():
 
 
 def _item(number):
-    from orca_jax.batch.words import Item
-
     return Item(number, f"id{number}", "/v1/completions", {"prompt": str(number)})
 
 
@@ -168,8 +166,8 @@ def test_every_cut_of_both_files_is_resumed(make):
     run_batch(paths, EchoAnswerer())
     output, errors = paths.output.read_bytes(), paths.errors.read_bytes()
     state = json.loads(paths.state.read_text())
-    cuts = [(cut, len(errors)) for cut in range(0, len(output) + 1, 5)]
-    cuts += [(len(output), cut) for cut in range(0, len(errors) + 1, 5)] + [(7, 7), (300, 100)]
+    cuts = [(cut, len(errors)) for cut in range(0, len(output) + 1, 13)]
+    cuts += [(len(output), cut) for cut in range(0, len(errors) + 1, 17)] + [(7, 7), (300, 100)]
     for cut_output, cut_errors in cuts:
         paths.output.unlink()
         paths.errors.unlink()
