@@ -31,7 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "plan": {"core", "models", "execution", KERNELS},  # which attention would run there
     "server": DOORS,
     "offline": DOORS,
-    "bench": DOORS | {"models", "execution", KERNELS},  # it times the step and the kernels by themselves, too
+    # it times the step and the kernels by themselves, too, and one door against the other
+    "bench": DOORS | {"offline", "models", "execution", KERNELS},
     "cli": {"core", "batch", "engine", "offline", "server", "bench", "train", "simulate", "plan", "observe"},
     "train": {"models", "core"},
     "testing": {"core", "scheduling", "text", "engine", "observe", "models", "execution", KERNELS},

@@ -70,20 +70,28 @@ class Job:
 
     def _open(self, restart: bool) -> bool:
         """Whether all is done already; otherwise the files are open and their records known."""
-        state = None if restart else self._known_state()
-        if state is not None and state.status == COMPLETE and not self.paths.partial_output.exists():
-            if not self.paths.output.exists():
-                raise BatchError(f"{self.paths.output} was complete, but is missing (--restart answers all again)")
-            return self._ended(state)
-        self._files = [self._locked(self.paths.partial_output), self._locked(self.paths.partial_errors)]
+        paths = self.paths
+        state = None if restart else read_state(paths.state)
+        complete = state is not None and state.status == COMPLETE
+        if state is None and not restart:
+            self._refuse_foreign()
+        if state is not None and complete:
+            state.check_same(self.settings, paths.output)
+            if not paths.partial_output.exists():
+                if not paths.output.exists():
+                    raise BatchError(f"{paths.output} was complete, but is missing (--restart answers all again)")
+                return self._ended(state)
+        self._files = [self._locked(paths.partial_output), self._locked(paths.partial_errors)]
         if restart:
             self._forget()
-        elif read_state(self.paths.state) != state:
-            raise BatchError(f"{self.paths.output} is being written by another process (wait for it)")
-        if state is not None and state.status == COMPLETE:
+        elif read_state(paths.state) != state:
+            raise BatchError(f"{paths.output} is being written by another process (wait for it)")
+        if state is not None and complete:
             return self._ended(state)
-        if state is None:
-            State(RUNNING, self.settings).write(self.paths.state)
+        if state is not None and self._any_written():  # a run that got nowhere binds nobody
+            state.check_same(self.settings, paths.output)
+        if state is None or state.settings != self.settings:
+            State(RUNNING, self.settings).write(paths.state)
         for file in self._files:
             file.recover(self._accept)
         return False
@@ -94,20 +102,17 @@ class Job:
         self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
         return True
 
-    def _known_state(self) -> State | None:
-        """What an earlier run has left, None where there was none. Raises BatchError where its files are not ours."""
-        paths = self.paths
-        state = read_state(paths.state)
-        if state is not None:
-            state.check_same(self.settings, paths.output)
-            return state
-        for path in (paths.output, paths.errors):
+    def _any_written(self) -> bool:
+        return any(path.exists() and path.stat().st_size for path in _partials(self.paths))
+
+    def _refuse_foreign(self) -> None:
+        """Raise BatchError where there are files under our names, but nothing says what they were made from."""
+        for path in (self.paths.output, self.paths.errors):
             if os.path.lexists(path):
                 raise BatchError(f"{path} exists, and is not the result of a batch (--restart replaces it)")
-        for path in (paths.partial_output, paths.partial_errors):
+        for path in _partials(self.paths):
             if path.exists() and path.stat().st_size:
-                raise BatchError(f"{path} exists, but {paths.state} is missing (--restart begins anew)")
-        return None
+                raise BatchError(f"{path} exists, but {self.paths.state} is missing (--restart begins anew)")
 
     def _locked(self, path: Path) -> AppendFile:
         raw = OsFile(path)
@@ -150,3 +155,7 @@ class Job:
             self.paths.partial_output.replace(self.paths.output)
         for folder in {self.paths.output.parent, final.parent}:
             sync_folder(folder)
+
+
+def _partials(paths: Paths) -> tuple[Path, Path]:
+    return paths.partial_output, paths.partial_errors

@@ -262,6 +262,14 @@ def test_other_settings_or_another_input_are_refused_by_name(make, change, messa
     assert len(records(paths.output)) == (1 if "input" in change else 4)
 
 
+def test_a_run_that_got_nowhere_binds_nobody(make):
+    """A wrong --model is put right without --restart."""
+    paths = make(line("a"))
+    Job(paths, {"model": "wrng"}).close()
+    assert run_batch(paths, EchoAnswerer(), settings={"model": "right"}).completed == 1
+    assert json.loads(paths.state.read_text())["settings"]["model"] == "right"
+
+
 def test_files_in_each_other_s_way_are_refused(make, tmp_path):
     paths = make(line("a"))
     source = paths.source
