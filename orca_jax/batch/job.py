@@ -51,7 +51,13 @@ class Job:
             file.sync()
 
     def finish(self, counts: Counts) -> None:
-        """Give the files their names, the output last. Killed in between, the next run does the rest."""
+        """Give the files their names, the output last. Killed in between, the next run does the rest.
+
+        Raises BatchError where they do not hold as many lines as there are.
+        """
+        done = counts.completed + counts.failed
+        if done != counts.total:
+            raise BatchError(f"{self.paths.output} has {done} of {counts.total} lines (--restart begins anew)")
         self.sync()
         State(COMPLETE, self.settings, counts.completed, counts.failed).write(self.paths.state)
         self._settle()

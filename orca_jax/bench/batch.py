@@ -78,6 +78,7 @@ def run_batch(built: BuiltEngine, thread: EngineThread, paths: Paths) -> None:
     """The whole of what `orca-jax batch` does once there is an engine. Raises EngineError where a line failed."""
     records, decode = open_source(paths.source, url="/v1/completions", prompt_field="prompt", defaults={})
     with closing(records), Job(paths, {"input": records.digest}, restart=True) as job:
+        job.counts.total = len(records)
         answerer = EngineAnswerer(thread, built.door, built.engine.clock, model=built.info.model)
         with closing(Pipeline(records, decode, answerer)) as source:
             Runner(iter(source), answerer, job, counts=job.counts, names=job.names).run()

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             _refuse_defaults(args)
         with Job(paths, _identity(args, config, records, url, defaults), restart=args.restart) as job:
             if job.complete:
-                say("orca-jax: every line was answered by an earlier run (--restart answers them again)")
+                say("orca-jax: an earlier run has finished this (--restart answers it again)")
                 return _summary(job.counts, paths)
             job.counts.total = share(len(records), _order(args))
             return _answer(args, config, records, decode, job)

@@ -7,7 +7,7 @@ from typing import Any
 
 from orca_jax.batch.job import Job
 from orca_jax.batch.paths import Paths
-from orca_jax.batch.pipeline import Order, Pipeline
+from orca_jax.batch.pipeline import Order, Pipeline, share
 from orca_jax.batch.runner import Limits, Runner
 from orca_jax.batch.sources import open_source
 from orca_jax.batch.words import Counts
@@ -32,7 +32,7 @@ def run_batch(paths: Paths, answerer: Any, *, settings: dict[str, Any] | None = 
     with Job(paths, {"digest": found.digest, **(settings or {})}, restart=restart) as job:
         if job.complete:
             return job.counts
-        job.counts.total = len(found)
+        job.counts.total = share(len(found), order or Order())
         source = Pipeline(found, decode, answerer, done=job.done, order=order, threads=2)
         runner = Runner(
             iter(source), answerer, job, counts=job.counts, names=job.names, limits=limits, unit=found.unit,

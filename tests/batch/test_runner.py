@@ -323,6 +323,22 @@ def test_a_damaged_state_is_named(make, text):
     assert ids(paths.output) == ["a"]
 
 
+def test_an_input_that_shrinks_under_way_ends_the_run_and_is_no_longer_the_same(make):
+    paths = make(*[line(f"id{n}") for n in range(200)])
+    shrink = lambda runner, counts: paths.source.write_text(line("id0") + "\n")
+    with pytest.raises(BatchError, match=r"in\.jsonl was changed while it was read"):
+        run_batch(paths, EchoAnswerer(delay=0.001), limits=Limits(2, 4), watch=shrink)
+    assert not paths.output.exists() and ids(paths.partial_output)[0] == "id0"
+    with pytest.raises(BatchError, match="was made with digest = "):
+        run_batch(paths, EchoAnswerer())
+
+
+def test_a_lost_line_would_not_go_unnoticed(make):
+    paths = make(line("a"), line("b"))
+    with Job(paths, {}) as job, pytest.raises(BatchError, match="has 1 of 2 lines"):
+        job.finish(Counts(total=2, completed=1))
+
+
 def test_an_empty_input_has_an_empty_answer(make):
     paths = make("", "")
     assert run_batch(paths, EchoAnswerer()).total == 0 and paths.output.read_bytes() == b""

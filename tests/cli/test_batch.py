@@ -52,7 +52,7 @@ def test_a_file_is_answered_and_a_second_run_has_nothing_to_do(builds, files, ca
     assert [record["custom_id"] for record in records(output)] == ["a", "b"]
     before = output.stat()
     assert main(argv) == 0
-    assert "answered by an earlier run" in capsys.readouterr().err
+    assert "an earlier run has finished this" in capsys.readouterr().err
     assert output.stat().st_mtime_ns == before.st_mtime_ns and len(builds) == 1
 
 
