@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from orca_jax.core import checks
 from orca_jax.core.errors import RequestError
@@ -23,7 +24,7 @@ from orca_jax.protocol.call import (
 from orca_jax.protocol.completions import names_of, with_usage
 from orca_jax.protocol.logprobs import chat_logprobs, prompt_logprobs
 from orca_jax.protocol.sampling import REFUSED, Natural, Positive, SamplingBody
-from orca_jax.text.chat import render
+from orca_jax.text.chat import ROLES, render
 
 CHAT_REFUSED: Neutral = {
     **REFUSED,
@@ -35,11 +36,22 @@ CHAT_REFUSED: Neutral = {
     "modalities": (None, ["text"]),
 }
 
+TEXT: JsonDict = {"type": "string"}
+MESSAGE: JsonDict = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"enum": list(ROLES)}, "content": TEXT, "name": TEXT},
+    "additionalProperties": False,
+}
+"""For the OpenAPI document; `text.chat` checks messages. A content may be a list of text parts as well."""
+
 
 class ChatBody(SamplingBody):
     """The body of /v1/chat/completions. `max_completion_tokens` wins over the older `max_tokens`."""
 
-    messages: list[dict[str, Any]] = Field(description="objects with role and content, oldest first")
+    messages: list[dict[str, Any]] = Field(
+        description="objects with role and content, oldest first", json_schema_extra={"minItems": 1, "items": MESSAGE}
+    )
     max_tokens: Positive | None = Field(default=None, json_schema_extra={"deprecated": True})
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = False

@@ -95,7 +95,9 @@ class SamplingBody(Body):
     )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    request_id: str | None = Field(default=None, description="becomes part of the answer's id")
+    request_id: str | None = Field(
+        default=None, description="becomes part of the answer's id", json_schema_extra={"pattern": "^[ -~]{1,128}$"}
+    )
     return_token_ids: bool | None = False
     return_tokens_as_token_ids: bool | None = False
 
