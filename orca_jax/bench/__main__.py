@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orca_jax.bench import decode, iteration, kernels, offline, peers, profile, report, scheduler, startup
+from orca_jax.bench import batch, decode, iteration, kernels, offline, peers, profile, report, scheduler, startup
 from orca_jax.core.errors import OrcaError
 
 ABOUT = {
@@ -21,11 +21,12 @@ ABOUT = {
     "peers": "this engine and others in turn",
     "kernels": "attention by itself against the ceilings of an accelerator",
     "decode": "whole decode steps of large shapes on an accelerator",
-    "all": "all of these but the last three, with their defaults",
+    "batch": "a batch file against LLM.generate on the same requests",
+    "all": "all of these but the last four, with their defaults",
 }
 MODULES: dict[str, ModuleType] = {
     "iteration": iteration, "profile": profile, "offline": offline, "startup": startup, "peers": peers,
-    "kernels": kernels, "decode": decode,
+    "kernels": kernels, "decode": decode, "batch": batch,
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def main() -> int:
         for name in ABOUT if args.what == "all" else [args.what]:
             if args.what != "all":
                 run(name, args)
-            elif name not in ("all", "peers", "kernels", "decode"):
+            elif name not in ("all", "peers", "kernels", "decode", "batch"):
                 save = ["--save"] if args.save else []
                 run(name, parser.parse_args([name, *save, "--results", str(args.results)]))
     except OrcaError as error:

@@ -13,12 +13,12 @@ from orca_jax.core.outputs import RequestOutput
 from orca_jax.core.request import Request
 from orca_jax.core.sampling_params import RequestOutputKind, SamplingParams
 from orca_jax.engine.door import Prompt
+from orca_jax.offline.building import build as _build
 from orca_jax.offline.desk import Desk
 from orca_jax.offline.pending import Pending
-from orca_jax.offline.progress import GenerationBar, StartBars, TokenCounter
+from orca_jax.offline.progress import GenerationBar, TokenCounter
 from orca_jax.offline.prompts import Conversation, as_conversations, as_prompts, params_for_each
 from orca_jax.offline.reception import Reception, blaming
-from orca_jax.offline.summary import what_serves
 from orca_jax.offline.unsupported import METHODS, refuse_arguments
 from orca_jax.text.chat import render
 
@@ -263,17 +263,3 @@ def _template(
         "continue_final_message": continue_final_message,
         "template_kwargs": chat_template_kwargs,
     }
-
-
-def _build(config: EngineConfig, observers: tuple[Observer, ...], shown: bool) -> "BuiltEngine":
-    from orca_jax.engine.build import build_engine
-
-    if not shown:
-        return build_engine(config, observers=observers)
-    bars = StartBars()
-    try:
-        built = build_engine(config, observers=observers, progress=bars)
-    finally:
-        bars.close()
-    bars.tell(what_serves(built.info))
-    return built

@@ -26,6 +26,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, tokenizer_folder: Path) -> Iterator[
         return built[-1]
 
     monkeypatch.setattr("orca_jax.offline.llm._build", build)
+    monkeypatch.setattr("orca_jax.offline.building.build", build)
     yield built
     assert all(one.engine.executor._closed for one in built)
 

@@ -130,15 +130,16 @@ def test_a_reader_that_goes_away_is_no_error(tokenizer_folder):
         assert process.wait(timeout=60) == 141
 
 
-def test_help_needs_no_jax():
+@pytest.mark.parametrize("command", ["generate", "batch"])
+def test_help_needs_no_jax(command):
     code = """
 import sys
 from orca_jax.cli.main import main
-main(["generate", "--help"])
-loaded = {"jax", "flax", "numpy", "tokenizers", "tqdm", "PIL"} & set(sys.modules)
+main([sys.argv[1], "--help"])
+loaded = {"jax", "flax", "numpy", "tokenizers", "tqdm", "PIL", "grain", "pydantic"} & set(sys.modules)
 sys.exit(f"loaded {loaded}" if loaded else 0)
 """
-    process = run_process(code)
+    process = run_process(code, command)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
 
