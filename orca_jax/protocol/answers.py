@@ -148,3 +148,78 @@ class VersionAnswer(Shape):
 
 class HealthAnswer(Shape):
     status: Literal["ok"]
+
+
+class FileShape(Shape):
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["processed"]
+
+
+class FilesAnswer(Shape):
+    object: Literal["list"]
+    data: list[FileShape]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(Shape):
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class BatchProblem(Shape):
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchProblems(Shape):
+    object: Literal["list"]
+    data: list[BatchProblem]
+
+
+class BatchCounts(Shape):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchShape(Shape):
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: BatchProblems | None
+    input_file_id: str
+    completion_window: str
+    status: Literal[
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+    ]
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: BatchCounts
+    metadata: dict[str, str] | None
+
+
+class BatchesAnswer(Shape):
+    object: Literal["list"]
+    data: list[BatchShape]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

@@ -9,6 +9,7 @@ from orca_jax.core.errors import ConfigError
 from orca_jax.core.settings import check_settings, setting
 
 MIN_KEY_LENGTH = 8
+DEFAULT_DATA = "~/.local/share/orca_jax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,9 @@ class ServerConfig:
     watchdog_timeout: float = setting(120.0, "an iteration longer than this counts as hung", 0.1, 86400.0)
     trust_request_chat_template: bool = setting(False, "accept chat templates from requests (sandboxed, but code)")
     metrics_prefix: str = setting("orca_jax", "prefix of the metrics' names; 'vllm' suits existing dashboards")
+    data_dir: str | None = setting(
+        "auto", f"folder of uploaded files and batches; 'auto' is {DEFAULT_DATA}, 'none' keeps none"
+    )
     otlp_traces_endpoint: str | None = setting(
         None, "where OpenTelemetry spans of requests go, such as http://localhost:4318/v1/traces (orca-jax[otel])"
     )

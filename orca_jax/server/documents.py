@@ -21,13 +21,17 @@ ERRORS = {
     401: "no key, or a wrong one",
     404: "no such model",
     408: "the body came too slowly",
+    409: "something else has to happen first",
     413: "the body is too large",
     415: "the body is not application/json",
     429: "too many wait already; see Retry-After",
     500: "the server's own failure",
+    501: "this server was started without it",
     503: "shutting down, or the engine is gone; see Retry-After",
     504: "the request took too long",
+    507: "there is no room to store it",
 }
+GENERATION_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def takes(kind: type[BaseModel]) -> dict[str, Any]:
@@ -36,11 +40,25 @@ def takes(kind: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def uploads() -> dict[str, Any]:
+    """For a route's `openapi_extra`: a form with a file."""
+    fields = {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["batch"]}}
+    schema = {"type": "object", "required": ["file", "purpose"], "properties": fields}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def query(*names: str) -> dict[str, Any]:
+    """For a route's `openapi_extra`: optional texts in the query."""
+    return {
+        "parameters": [{"name": name, "in": "query", "required": False, "schema": {"type": "string"}} for name in names]
+    }
+
+
 def responses(
-    kind: type[BaseModel], streams: bool = False, errors: tuple[int, ...] = tuple(ERRORS)
+    kind: type[BaseModel] | None, streams: bool = False, errors: tuple[int, ...] = GENERATION_ERRORS
 ) -> dict[int | str, Any]:
-    """For a route's `responses`: its answer, the stream it may be instead, and its errors."""
-    found: dict[int | str, Any] = {200: {"model": kind}}
+    """For a route's `responses`: its answer (None is a file), the stream it may be instead, and its errors."""
+    found: dict[int | str, Any] = {200: {"model": kind} if kind is not None else {"content": {"application/jsonl": {}}}}
     if streams:
         found[200] = {"model": kind, "content": {"text/event-stream": {"schema": EVENT}}}
     for status in errors:

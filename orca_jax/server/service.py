@@ -23,6 +23,7 @@ from orca_jax.protocol.calls import parse_call
 from orca_jax.protocol.errors import ApiError, no_such_model
 from orca_jax.protocol.json_text import read_json
 from orca_jax.server.config import ServerConfig
+from orca_jax.server.files import Archive
 from orca_jax.server.tracer import NoTraces, Tracer
 from orca_jax.server.waiting_room import WaitingRoom
 from orca_jax.text.tokenizer import Tokenizer
@@ -74,6 +75,7 @@ class Service:
         self._arrivals = itertools.count()
         self._calls = 0
         self._idle = asyncio.Event()
+        self.archive: Archive | None = None
         self.draining = False
         self.hung = False
 
@@ -161,6 +163,8 @@ class Service:
 
     def close(self) -> bool:
         """End what is left, free the engine's memory. False where an iteration is hung."""
+        if self.archive is not None:
+            self.archive.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.tracer.close()
         return self.thread.close(timeout=10.0)

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from orca_jax.core.config import EngineConfig
+from orca_jax.server.archive import open_archive
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import OrderlyServer, address_of, bind, uvicorn_config
 from orca_jax.server.service import Service
@@ -87,8 +88,8 @@ def serving(tokenizer_folder):
     """Serves until the block is left: `with serving(engine={...}, **server_settings) as running`."""
 
     @contextlib.contextmanager
-    def serve(engine=None, executor_delay=0.0, **settings):
-        config = ServerConfig(port=0, **settings)
+    def serve(engine=None, executor_delay=0.0, data_dir="none", **settings):
+        config = ServerConfig(port=0, data_dir=data_dir, **settings)
         room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
         built = build_fake_engine(
             tokenizer_folder, EngineConfig.from_settings({"default_max_tokens": 8, **(engine or {})}), [room]
@@ -96,7 +97,9 @@ def serving(tokenizer_folder):
         if executor_delay:
             collect = built.engine.executor.collect
             built.engine.executor.collect = lambda: (time.sleep(executor_delay), collect())[1]
-        with listening(Service(built, config, room)) as running:
+        service = Service(built, config, room)
+        service.archive = open_archive(service, built, built.config)
+        with listening(service) as running:
             yield running
 
     return serve
