@@ -10,8 +10,7 @@ from typing import Any
 from orca_jax.core.events import IterationLaunched
 from orca_jax.core.sequence import Phase
 from orca_jax.observe.facts import Facts
-from orca_jax.observe.histogram import Counts
-from orca_jax.observe.ledger import Column, Key, Ledger
+from orca_jax.observe.ledger import BUCKETS, Column, Key, Ledger
 from orca_jax.observe.life import Life
 
 CODES = {Phase.WAITING: "1", Phase.INCREMENT: "2", Phase.CHUNK: "3", Phase.INITIATION: "4"}
@@ -70,8 +69,8 @@ class LiveFeed:
             "generation_tokens": reading.counters.get("generation_tokens", 0),
             "finished": sum(reading.finished.values()),
             "compiles": reading.counters.get("compiles_after_warmup", 0),
-            "ttft": _histogram(reading.histograms["time_to_first_token_seconds"]),
-            "tbt": _histogram(reading.histograms["inter_token_latency_seconds"]),
+            "ttft": reading.histograms["time_to_first_token_seconds"].counts,
+            "tbt": reading.histograms["inter_token_latency_seconds"].counts,
             "lanes": lanes,
             "columns": _columns(columns, cells, {key: life.number for key, life in lives.items()}),
         }
@@ -84,6 +83,8 @@ class LiveFeed:
             "num_pages": facts.num_pages,
             "page_size": facts.page_size,
             "max_model_len": facts.max_model_len,
+            "ttft_bounds": BUCKETS["time_to_first_token_seconds"],
+            "tbt_bounds": BUCKETS["inter_token_latency_seconds"],
         }
 
 
@@ -142,7 +143,3 @@ def _columns(columns: list[Column], cells: list[_Cells], lanes: dict[Key, int]) 
             phases,
         ])  # fmt: skip
     return encoded
-
-
-def _histogram(counted: Counts) -> Json:
-    return {"bounds": counted.bounds, "counts": counted.counts}
