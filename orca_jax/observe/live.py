@@ -14,7 +14,7 @@ from orca_jax.observe.ledger import BUCKETS, Column, Key, Ledger
 from orca_jax.observe.life import Life
 
 CODES = {Phase.WAITING: "1", Phase.INCREMENT: "2", Phase.CHUNK: "3", Phase.INITIATION: "4"}
-MOST_COLUMNS = 60  # of one answer; a page that asks four times a second sees up to 240 iterations of it
+MOST_COLUMNS = 60  # of one answer; a page that asks four times a second is shown up to 240 iterations of it
 MOST_AT_FIRST = 240
 MOST_WAITING = 64  # of one column
 MOST_ENDED = 64  # of one answer, beside those that its columns name
@@ -34,8 +34,9 @@ class LiveFeed:
     def since(self, cursor: int = 0) -> Json:
         """What is new since `cursor` iterations had come back, as plain JSON; 0 is a first look.
 
-        Ask with its "cursor" the next time; a page that knows another "run" starts over. At most `MOST_COLUMNS`
-        iterations, the latest (`MOST_AT_FIRST` at a first look); "skipped" says how many before them are left out.
+        Ask with its "cursor" the next time; a page that knows another "run" starts over. A first look gives the latest
+        `MOST_AT_FIRST` iterations. Later ones give at most `MOST_COLUMNS`: of more, every second, third, ...; "skipped"
+        says how many are left out.
 
         "columns" hold for each iteration [number, launched, done (seconds), tokens, tokens of the compiled shape, new
         tokens, pages reserved, pages used, sequences waiting, lanes, phases]; `lanes` (a list of numbers) and `phases`
@@ -50,7 +51,8 @@ class LiveFeed:
         with ledger.lock:
             done = ledger.num_iterations
             cursor = cursor if 0 <= cursor <= done else 0
-            columns = _latest(ledger, min(done - cursor, MOST_COLUMNS if cursor else MOST_AT_FIRST))
+            latest = _latest(ledger, min(done - cursor, len(ledger.columns) if cursor else MOST_AT_FIRST))
+        columns = latest[:: -(-len(latest) // MOST_COLUMNS)] if cursor and latest else latest
         cells = [_Cells(launched) for launched, _ in columns]
         keys = dict.fromkeys(key for of_column in cells for key in of_column.keys)
         with ledger.lock:

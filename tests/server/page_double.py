@@ -172,4 +172,4 @@ if __name__ == "__main__":
         while True:
             number += 1
             running.add(3 + number * 7 % 40, 20 + number * 13 % 60)
-            time.sleep(0.18 if number % 20 else 1.5)
+            time.sleep(0.18 if number % 20 else 1.0)

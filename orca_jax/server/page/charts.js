@@ -5,34 +5,37 @@ import { seconds } from "./format.js";
 
 const PAD = { top: 4, bottom: 14 };
 
-/** `series`: [{ values, colour, fill }], drawn over each other; `top` is the scale's end, or the largest value. */
-export function lines(canvas, series, { top = null, label = String, most = 480 } = {}) {
+const LONGEST = 120_000; // milliseconds
+const SHORTEST = 15_000;
+
+/** `series`: [{ at, values, colour }], drawn over each other; `top` is the scale's end, or beyond the largest value. */
+export function lines(canvas, series, { top = null, label = String } = {}) {
   const { pen, width, height } = sheet(canvas);
-  const values = series.flatMap((one) => one.values);
-  const highest = top ?? round(Math.max(1, ...values));
+  const now = performance.now();
+  const span = Math.max(SHORTEST, Math.min(LONGEST, now - (series[0].at[0] ?? now)));
+  const highest = top ?? round(Math.max(1, ...series.flatMap((one) => one.values)));
   const floor = height - PAD.bottom;
+  const x = (at) => width * (1 - (now - at) / span);
   const y = (value) => floor - (floor - PAD.top) * Math.min(1, value / highest);
-  const step = width / (most - 1);
   frame(pen, width, floor, label(highest));
-  for (const { values: line, colour, fill } of series) {
-    const x = (i) => width - (line.length - 1 - i) * step;
+  for (const { at, values, colour } of series) {
+    if (!at.length) continue;
     pen.beginPath();
-    line.forEach((value, i) => (i ? pen.lineTo(x(i), y(value)) : pen.moveTo(x(0), y(value))));
+    values.forEach((value, i) => pen.lineTo(x(at[i]), y(value)));
+    pen.lineTo(width, y(values.at(-1)));
     pen.strokeStyle = pen.fillStyle = colours[colour];
     pen.lineWidth = 1.5;
     pen.lineJoin = "round";
     pen.stroke();
-    if (fill && line.length) {
-      pen.lineTo(width, floor);
-      pen.lineTo(x(0), floor);
-      pen.globalAlpha = 0.16;
-      pen.fill();
-      pen.globalAlpha = 1;
-    }
+    pen.lineTo(width, floor);
+    pen.lineTo(x(at[0]), floor);
+    pen.globalAlpha = 0.16;
+    pen.fill();
+    pen.globalAlpha = 1;
   }
   pen.fillStyle = colours.faint;
   pen.textAlign = "left";
-  pen.fillText("2 min ago", 0, height - 2);
+  pen.fillText(span < 100_000 ? `${Math.round(span / 1000)} s ago` : "2 min ago", 0, height - 2);
   pen.textAlign = "right";
   pen.fillText("now", width, height - 2);
 }

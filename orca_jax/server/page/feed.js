@@ -2,7 +2,7 @@
 
 import { events, request } from "./api.js";
 
-const MOST_COLUMNS = 600;
+const MOST_COLUMNS = 2400;
 const MOST_BEATS = 480; // four a second: two minutes
 const MINUTE = 60_000;
 
@@ -92,6 +92,20 @@ export class Feed {
       reserved: news.pages_reserved, used: news.pages_used, ttft: news.ttft, tbt: news.tbt,
     });
     this.beats.splice(0, this.beats.length - MOST_BEATS);
+  }
+
+  /** Called now and then: where no news came, nothing is going on, and the charts shall say so. */
+  idle() {
+    const last = this.beats.at(-1);
+    if (last && performance.now() - last.at > 700) this.beats.push({ ...last, at: performance.now(), rate: 0 });
+    this.beats.splice(0, this.beats.length - MOST_BEATS);
+  }
+
+  /** Iterations a second over the last columns, 0 of fewer than two. */
+  get pace() {
+    const last = this.columns.slice(-60);
+    const elapsed = last.length > 1 ? last.at(-1).done - last[0].done : 0;
+    return elapsed > 0 ? (last.at(-1).number - last[0].number) / elapsed : 0;
   }
 
   /** Counts of the last minute's values of a distribution, "ttft" or "tbt"; the whole run's where the minute has none. */

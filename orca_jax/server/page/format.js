@@ -17,9 +17,9 @@ export function share(value) {
   return value < 0.001 ? "<0.1 %" : `${(value * 100).toFixed(value < 0.0995 ? 1 : 0)} %`;
 }
 
-/** A request id, its end where it is long: that is where ids differ. */
-export function shortId(id, length = 10) {
-  return id.length > length ? `…${id.slice(1 - length)}` : id;
+/** A request id without what all ids begin with, its end where it is still long. */
+export function shortId(id, length = 8) {
+  return id.replace(/^(chat)?cmpl-/, "").slice(-length);
 }
 
 /** The value below which `part` of a histogram's values lie, taken to be spread evenly in each bucket; null of none. */

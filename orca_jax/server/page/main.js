@@ -12,17 +12,10 @@ import { Timeline } from "./timeline.js";
 const feed = new Feed();
 let paused = false;
 
-const timeline = new Timeline(byId("timeline"), (number, column, spoken) => {
-  inspect();
-  if (spoken) speak(timeline.lanes.get(number) ?? null, columnOf(column));
+const timeline = new Timeline(byId("timeline"), (spoken) => {
+  showFacts(byId("inspector"), timeline.pickedLane, timeline.pickedFold);
+  if (spoken) speak(timeline.pickedLane, timeline.pickedFold);
 });
-
-const columnOf = (number) => timeline.columns.find((column) => column.number === number) ?? null;
-
-function inspect() {
-  const { lane, column } = timeline.picked;
-  showFacts(byId("inspector"), timeline.lanes.get(lane) ?? null, columnOf(column));
-}
 
 function chart(id, now, said, draw) {
   tell(byId(`${id}-now`), now);
@@ -43,10 +36,11 @@ function distribution(id, title) {
 function showCharts() {
   const { now, engine, beats } = feed;
   if (!now || !engine) return;
-  const line = (key, colour, fill = true) => ({ values: beats.map((beat) => beat[key]), colour, fill });
+  const at = beats.map((beat) => beat.at);
+  const line = (key, colour) => ({ at, values: beats.map((beat) => beat[key]), colour });
   chart("batch", `${now.running} of ${engine.max_num_seqs}`, `${now.running} of ${engine.max_num_seqs} rows are taken`,
     (canvas) => lines(canvas, [line("running", "increment")], { top: engine.max_num_seqs }));
-  chart("pages", `${count(now.pages_reserved)} · ${count(now.pages_used)} used of ${count(engine.num_pages)}`,
+  chart("pages", `${count(now.pages_used)} used · ${count(now.pages_reserved)} reserved of ${count(engine.num_pages)}`,
     `${now.pages_reserved} of ${engine.num_pages} pages are reserved, ${now.pages_used} hold tokens`,
     (canvas) => lines(canvas, [line("reserved", "waiting"), line("used", "increment")], { top: engine.num_pages, label: count }));
   chart("queue", count(now.waiting), `${now.waiting} sequences wait`, (canvas) => lines(canvas, [line("waiting", "chunk")]));
@@ -58,8 +52,9 @@ function showCharts() {
 
 function show() {
   if (!paused) {
-    timeline.update(feed.columns, feed.lanes);
-    inspect();
+    timeline.update(feed.columns, feed.lanes, feed.pace);
+    tell(byId("scale"), timeline.size > 1 ? `1 column = ${timeline.size} iterations` : "");
+    showFacts(byId("inspector"), timeline.pickedLane, timeline.pickedFold);
   }
   tell(byId("model"), feed.engine?.model ?? "");
   if (document.hidden) return;
@@ -71,7 +66,7 @@ byId("pause").addEventListener("click", () => {
   paused = !paused;
   byId("pause").setAttribute("aria-pressed", String(paused));
   tell(byId("pause"), paused ? "Resume" : "Pause");
-  if (paused) timeline.update([...feed.columns], new Map(feed.lanes));
+  if (paused) timeline.update([...feed.columns], new Map(feed.lanes), feed.pace);
   else show();
 });
 
@@ -94,6 +89,7 @@ feed.onState = (state, text) => {
 };
 watchTheme(() => { timeline.draw(); showCharts(); });
 new ResizeObserver(showCharts).observe(document.querySelector(".charts"));
-inspect();
-startPlayground();
+showFacts(byId("inspector"), null, null);
+startPlayground((id) => timeline.mine.add(id));
+setInterval(() => { feed.idle(); if (!document.hidden) showCharts(); }, 1000);
 feed.start();

@@ -14,7 +14,11 @@ let model = null;
 
 const mode = () => document.querySelector('input[name="mode"]:checked').value;
 
-export function startPlayground() {
+let tellId = () => {};
+
+/** `onId` is told the id of each answer that begins. */
+export function startPlayground(onId) {
+  tellId = onId;
   watchTokens(byId("answers"), byId("token"), byId("token-said"));
   byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   byId("prompt").addEventListener("keydown", (event) => {
@@ -100,8 +104,9 @@ function open(chat, prompt) {
 
 async function read(response, chat, prompt, answers, begun) {
   for await (const data of events(response)) {
-    if (data === "[DONE]") return;
+    if (data === "[DONE]") continue; // to the stream's own end: breaking it off would look like a failure
     const chunk = JSON.parse(data);
+    tellId(chunk.id);
     if (chunk.error) throw Object.assign(new Error(chunk.error.message), { status: 500 });
     for (const choice of chunk.choices ?? []) {
       if (!answers.has(choice.index)) {

@@ -16,37 +16,41 @@ export function state(lane) {
   return lane.queued === null ? "waiting" : "running";
 }
 
-/** [what, value] pairs that describe a lane in a column; either may be null. */
-export function facts(lane, column) {
-  const pairs = [];
-  if (lane) {
-    pairs.push(
-      ["state", state(lane)], ["prompt", `${lane.prompt} tokens`], ["new", `${lane.output} of at most ${lane.most}`],
-      ["queued", seconds(lane.queued)], ["first token", seconds(lane.ttft)], ["per token", seconds(lane.tbt)],
-    );
-    if (lane.total !== null) pairs.push(["in all", seconds(lane.total)]);
-  }
-  if (column) {
-    const phase = lane && column.cells.get(lane.number);
-    const rows = [...column.cells.values()].filter((code) => code !== WAITING).length;
-    const shape = column.shape > column.tokens ? ` in a shape of ${column.shape}` : "";
-    pairs.push(
-      [`iteration ${column.number}`, phase ? PHASES[phase] : `${rows} rows`],
-      ["tokens", `${column.tokens}${shape}`], ["took", seconds(column.done - column.launched)],
-    );
-  }
-  return pairs;
+/** [what, value] pairs that describe a lane in a fold of iterations; either may be null. */
+export function facts(lane, fold) {
+  return [...(lane ? ofLane(lane) : []), ...(fold ? ofFold(fold, lane) : [])];
 }
 
-export function showFacts(element, lane, column) {
-  const pairs = facts(lane, column);
-  const pieces = pairs.map(([what, value]) => make("span", {}, `${what} `, make("b", { textContent: value })));
+function ofLane(lane) {
+  const pairs = [
+    ["state", state(lane)], ["prompt", `${lane.prompt} tokens`], ["new", `${lane.output} of at most ${lane.most}`],
+    ["queued", seconds(lane.queued)], ["first token", seconds(lane.ttft)], ["per token", seconds(lane.tbt)],
+  ];
+  return lane.total === null ? pairs : [...pairs, ["in all", seconds(lane.total)]];
+}
+
+function ofFold({ first, last, launched, done, columns, cells }, lane) {
+  const which = first === last ? `iteration ${first}` : `iterations ${first} to ${last}`;
+  const phase = lane && cells.get(lane.number);
+  const rows = [...cells.values()].filter((code) => code !== WAITING).length;
+  const [tokens, shape] = [total(columns, "tokens"), total(columns, "shape")];
+  return [
+    [which, phase ? PHASES[phase] : `${rows} rows`],
+    ["tokens", shape > tokens ? `${tokens} in shapes of ${shape}` : String(tokens)],
+    ["took", seconds(done - launched)],
+  ];
+}
+
+const total = (columns, key) => columns.reduce((sum, column) => sum + column[key], 0);
+
+export function showFacts(element, lane, fold) {
+  const pieces = facts(lane, fold).map(([what, value]) => make("span", {}, `${what} `, make("b", { textContent: value })));
   if (lane) pieces.unshift(make("span", {}, make("b", { textContent: name(lane) })));
   element.replaceChildren(...(pieces.length ? pieces : ["Point at a request, or use the arrow keys, for its numbers."]));
 }
 
-export function speak(lane, column) {
-  const text = facts(lane, column).map(([what, value]) => `${what} ${value}`).join(", ");
+export function speak(lane, fold) {
+  const text = facts(lane, fold).map(([what, value]) => `${what} ${value}`).join(", ");
   tell(byId("said"), lane ? `${name(lane)}: ${text}` : text || "nothing chosen");
 }
 

@@ -3,6 +3,7 @@
 import { colours, sheet } from "./dom.js";
 import { shortId } from "./format.js";
 import { CHUNK, INCREMENT, INITIATION, WAITING } from "./feed.js";
+import { folded, sizeFor } from "./fold.js";
 
 const HEIGHTS = { [INITIATION]: 1, [CHUNK]: 1, [INCREMENT]: 0.55, [WAITING]: 0.1 };
 const STYLES = { [INITIATION]: "initiation", [CHUNK]: "chunk", [INCREMENT]: "increment", [WAITING]: "waiting" };
@@ -10,27 +11,38 @@ const AXIS = 20; // pixels under the lanes
 const GLIDE = 240; // milliseconds in which news move in
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
+const MOST_FOLDS = 400;
+
 export class Timeline {
-  /** `onPick(lane, column)` is told what is looked at, nulls for nothing; `spoken` says that the keyboard chose it. */
+  /** `onPick(spoken)` is called when something else is looked at; `spoken` says that the keyboard chose it. */
   constructor(canvas, onPick) {
     this.canvas = canvas;
     this.onPick = onPick;
-    this.columns = [];
+    this.mine = new Set(); // ids of requests that were asked for on this page
+    this.folds = [];
     this.lanes = new Map();
     this.order = []; // the lanes shown, top to bottom
-    this.picked = { lane: null, column: null };
-    this.shown = 0; // the iteration at the right edge, moving towards the newest
+    this.picked = { lane: null, at: null };
+    this.size = 1; // iterations in a column
+    this.shown = 0; // the fold at the right edge, moving towards the newest
     this.frame = null;
     this.listen();
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  update(columns, lanes) {
-    const first = !this.columns.length;
-    this.columns = columns;
+  get newest() { return this.folds.at(-1)?.at ?? 0; }
+  get pickedLane() { return this.lanes.get(this.picked.lane) ?? null; }
+  get pickedFold() { return this.folds.find((fold) => fold.at === this.picked.at) ?? null; }
+
+  update(columns, lanes, pace) {
+    const before = this.size;
+    this.size = sizeFor(pace, before);
+    const fresh = !this.folds.length || this.size !== before;
+    this.folds = folded(columns, this.size, MOST_FOLDS);
     this.lanes = lanes;
-    const newest = columns.at(-1)?.number ?? 0;
-    if (first || calm.matches || newest < this.shown || newest - this.shown > 300) this.shown = newest;
+    if (this.size !== before) this.picked.at = null;
+    const ahead = this.newest - this.shown;
+    if (fresh || calm.matches || ahead < 0 || ahead > 100) this.shown = this.newest;
     this.from = this.shown;
     this.begun = performance.now();
     this.frame ??= requestAnimationFrame(() => this.glide());
@@ -38,28 +50,27 @@ export class Timeline {
 
   glide() {
     this.frame = null;
-    const newest = this.columns.at(-1)?.number ?? 0;
     const part = Math.min(1, (performance.now() - this.begun) / GLIDE);
-    this.shown = this.from + (newest - this.from) * part;
+    this.shown = this.from + (this.newest - this.from) * part;
     this.draw();
     if (part < 1) this.frame = requestAnimationFrame(() => this.glide());
   }
 
-  /** Where things stand: columns `step` wide end at `right`; lanes are `lane` high. */
+  /** Where things stand: folds `step` wide end at the right edge; lanes are `lane` high. */
   measure(width, height) {
-    const gutter = width < 520 ? 58 : 92;
+    const gutter = width < 520 ? 62 : 76;
     const step = width < 520 ? 5 : 7;
     const room = Math.floor((width - gutter) / step);
-    const visible = this.columns.filter((column) => column.number > this.shown - room && column.number <= this.shown + 1);
+    const visible = this.folds.filter((fold) => fold.at > this.shown - room && fold.at <= this.shown + 1);
     const present = new Set();
-    for (const column of visible) for (const lane of column.cells.keys()) present.add(lane);
+    for (const fold of visible) for (const lane of fold.cells.keys()) present.add(lane);
     const most = Math.floor((height - AXIS) / 5);
     const order = [...present].sort((a, b) => a - b).slice(-most);
     const lane = Math.max(5, Math.min(22, (height - AXIS) / Math.max(1, order.length)));
     return { gutter, step, visible, order, lane, width, height };
   }
 
-  x(number) { return this.plan.width - (this.shown - number + 1) * this.plan.step; }
+  x(at) { return this.plan.width - (this.shown - at + 1) * this.plan.step; }
 
   draw() {
     const { pen, width, height } = sheet(this.canvas);
@@ -76,11 +87,11 @@ export class Timeline {
     const thick = Math.max(3, lane - (lane > 9 ? 3 : 1));
     for (const phase of [WAITING, INCREMENT, CHUNK, INITIATION]) {
       pen.fillStyle = colours[STYLES[phase]];
-      const tall = Math.max(1, Math.round(thick * HEIGHTS[phase]));
+      const tall = Math.max(2, Math.round(thick * HEIGHTS[phase]));
       const gap = phase === WAITING ? 0 : phase === CHUNK ? 2 : 1;
-      for (const column of visible) {
-        const x = this.x(column.number);
-        for (const [number, code] of column.cells) {
+      for (const fold of visible) {
+        const x = this.x(fold.at);
+        for (const [number, code] of fold.cells) {
           if (code === phase && row.has(number)) pen.fillRect(x, row.get(number) * lane + (lane - tall) / 2, step - gap, tall);
         }
       }
@@ -102,7 +113,7 @@ export class Timeline {
       pen.fillStyle = colours.grid;
       pen.fillRect(x, 0, 1, height - AXIS + 3);
       pen.fillStyle = colours.faint;
-      if (x > gutter + 14 && x < width - 14) pen.fillText(String(n), x, height - 5);
+      if (x > gutter + 14 && x < width - 14) pen.fillText(String(n * this.size), x, height - 5);
     }
     pen.fillStyle = colours.line;
     pen.fillRect(gutter, height - AXIS, width - gutter, 1);
@@ -110,10 +121,10 @@ export class Timeline {
 
   highlight(pen, row) {
     const { gutter, lane, step, width, height } = this.plan;
-    const { lane: number, column } = this.picked;
+    const { lane: number, at } = this.picked;
     pen.fillStyle = colours.pick;
     if (row.has(number)) pen.fillRect(0, row.get(number) * lane, width, lane);
-    if (column !== null && this.x(column) >= gutter) pen.fillRect(this.x(column), 0, step, height - AXIS);
+    if (at !== null && this.x(at) >= gutter) pen.fillRect(this.x(at), 0, step, height - AXIS);
   }
 
   labels(pen) {
@@ -125,8 +136,8 @@ export class Timeline {
     this.order.forEach((number, i) => {
       const about = this.lanes.get(number);
       if (!about) return;
-      pen.fillStyle = number === this.picked.lane ? colours.ink : colours.faint;
-      pen.fillText(shortId(about.id, gutter < 80 ? 7 : 11), gutter - 8, (i + 0.5) * lane);
+      pen.fillStyle = number === this.picked.lane ? colours.ink : this.mine.has(about.id) ? colours.accent : colours.faint;
+      pen.fillText(shortId(about.id), gutter - 8, (i + 0.5) * lane, gutter - 10);
     });
   }
 
@@ -137,36 +148,35 @@ export class Timeline {
     pen.fillText("Nothing has run yet. Ask for something in the playground.", this.plan.width / 2, this.plan.height / 2, this.plan.width - 20);
   }
 
-  pick(lane, column, spoken = false) {
-    if (lane === this.picked.lane && column === this.picked.column) return;
-    this.picked = { lane, column };
-    this.onPick(lane, column, spoken);
+  pick(lane, at, spoken = false) {
+    if (lane === this.picked.lane && at === this.picked.at) return;
+    this.picked = { lane, at };
+    this.onPick(spoken);
     this.draw();
   }
 
   listen() {
-    const at = (event) => {
+    const point = (event) => {
       const box = this.canvas.getBoundingClientRect();
       const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-      const column = Math.floor(this.shown + 1 - (this.plan.width - x) / this.plan.step);
-      const known = this.columns.some((other) => other.number === column);
-      this.pick(this.order[Math.floor(y / this.plan.lane)] ?? null, x > this.plan.gutter && known ? column : null);
+      const at = Math.floor(this.shown + 1 - (this.plan.width - x) / this.plan.step);
+      const known = x > this.plan.gutter && this.folds.some((fold) => fold.at === at);
+      this.pick(this.order[Math.floor(y / this.plan.lane)] ?? null, known ? at : null);
     };
-    this.canvas.addEventListener("pointermove", at);
-    this.canvas.addEventListener("pointerdown", at);
+    this.canvas.addEventListener("pointermove", point);
+    this.canvas.addEventListener("pointerdown", point);
     this.canvas.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.pick(null, null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
   key(event) {
-    const { lane, column } = this.picked;
-    const newest = this.columns.at(-1)?.number ?? 0;
-    const oldest = this.columns[0]?.number ?? 0;
+    const { lane, at } = this.picked;
+    const last = this.order.length - 1;
     const place = this.order.indexOf(lane);
-    const move = (by) => this.order[place < 0 ? this.order.length - 1 : Math.max(0, Math.min(this.order.length - 1, place + by))] ?? null;
-    const along = (by) => Math.max(oldest, Math.min(newest, (column ?? newest) + by));
+    const beside = (by) => this.order[place < 0 ? last : Math.max(0, Math.min(last, place + by))] ?? null;
+    const along = (by) => Math.max(this.folds[0]?.at ?? 0, Math.min(this.newest, (at ?? this.newest) + by));
     const moves = {
-      ArrowUp: () => [move(-1), column], ArrowDown: () => [move(1), column],
+      ArrowUp: () => [beside(-1), at], ArrowDown: () => [beside(1), at],
       ArrowLeft: () => [lane, along(-1)], ArrowRight: () => [lane, along(1)], Escape: () => [null, null],
     };
     if (!moves[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
