@@ -74,6 +74,7 @@ async function ask() {
   const controller = (running = new AbortController());
   busy(true);
   tell(byId("failure"), "");
+  tell(byId("figures"), "");
   byId("token").hidden = true;
   const begun = performance.now();
   const answers = new Map();
