@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orca_jax.cli.terminal import UsageError
-from orca_jax.core.config import SIZES, EngineConfig, allowed_types, flag, load_settings, memory_size
+from orca_jax.core.config import SIZES, EngineConfig, load_settings, memory_size
 from orca_jax.core.errors import ConfigError
 from orca_jax.core.sampling_params import SamplingParams
+from orca_jax.core.settings import allowed_types, flag
 from orca_jax.core.unsupported import SETTINGS_OF_OTHERS
 
 # name on the command line, name in SamplingParams, type, meaning
@@ -33,8 +34,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every setting, and a file of them; flags win over the file."""
     group = parser.add_argument_group("engine settings", "also as keys of a TOML file and arguments of orca_jax.LLM")
     group.add_argument("--config", metavar="FILE", help="TOML file of these settings; flags given beside it win")
-    for spec in dataclasses.fields(EngineConfig):
-        _add_setting(group, spec)
+    add_settings(group, dataclasses.fields(EngineConfig))
     group.add_argument(
         "--async-scheduling", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
         help="vLLM's name for --lookahead 1 (or 0)",
@@ -43,10 +43,24 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, from the file and the flags, ready for `LLM(**settings)`."""
+    return {**(load_settings(args.config) if args.config else {}), **given_engine_settings(args)}
+
+
+def given_engine_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine's settings that were given as flags."""
+    return given_settings(args, [spec.name for spec in dataclasses.fields(EngineConfig)] + ["async_scheduling"])
+
+
+def given_settings(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of `names` that were given as flags."""
     given = vars(args)
-    names = [spec.name for spec in dataclasses.fields(EngineConfig)] + ["async_scheduling"]
-    flags = {name: given[name] for name in names if name in given}
-    return {**(load_settings(args.config) if args.config else {}), **flags}
+    return {name: given[name] for name in names if name in given}
+
+
+def add_settings(group: Any, specs: Iterable["dataclasses.Field[Any]"]) -> None:
+    """A flag for each field of a dataclass of settings; one that is not given leaves no trace in the arguments."""
+    for spec in specs:
+        _add_setting(group, spec)
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:

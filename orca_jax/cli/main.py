@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from orca_jax.cli import chat, demo, generate, info
+from orca_jax.cli import chat, demo, generate, info, serve
 from orca_jax.cli.flags import Parser
 from orca_jax.cli.platform import spare_compilers
 from orca_jax.cli.terminal import UsageError, forget_stdout, never_fail_on_encoding, on_terminal, say
@@ -18,7 +18,7 @@ from orca_jax.core.errors import CheckpointError, ConfigError, OrcaError, Reques
 from orca_jax.version import __version__
 
 ABOUT = "Iteration-level scheduling and selective batching (Orca, OSDI '22) in JAX."
-COMMANDS = {"generate": generate, "chat": chat, "info": info, "demo": demo}
+COMMANDS = {"generate": generate, "chat": chat, "serve": serve, "info": info, "demo": demo}
 MISTAKES = (UsageError, ConfigError, RequestError, CheckpointError)
 
 

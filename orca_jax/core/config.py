@@ -4,13 +4,13 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
 
 from orca_jax.core.errors import ConfigError
 from orca_jax.core.naming import check_names
 from orca_jax.core.sampling_params import MAX_LOGPROBS
+from orca_jax.core.settings import check_settings, flag, setting
 from orca_jax.core.unsupported import SETTINGS_OF_OTHERS, reasons, without_neutral
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -32,12 +32,6 @@ def memory_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 
 
-def _setting(default: object, about: str, least: int | None = None, most: int | None = None,
-             choices: tuple[str, ...] = ()) -> Any:  # fmt: skip
-    """A field with what the command line and the checks need to know of it: its meaning, bounds or choices."""
-    return field(default=default, metadata={"help": about, "least": least, "most": most, "choices": choices})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """What was asked for. None means "choose for this machine and model"; `build_engine` reports what was chosen.
@@ -45,45 +39,44 @@ class EngineConfig:
     Raises ConfigError, one line naming the setting, its value, the bound and the way out.
     """
 
-    model: str | None = _setting(None, "folder or Hub id of a checkpoint (default: the bundled demo model)")
-    tokenizer: str | None = _setting(None, "folder or Hub id of another tokenizer (default: the model's own)")
-    revision: str | None = _setting(None, "one Hub commit for weights, config, tokenizer and chat template together")
-    load_format: str = _setting("auto", "'dummy' gives random weights from a config alone", choices=LOAD_FORMATS)
-    skip_tokenizer_init: bool = _setting(False, "load no tokenizer: prompts and answers are token ids")
-    dtype: str = _setting("auto", "type of weights and activations; 'auto' is the checkpoint's", choices=DTYPES)
-    seed: int = _setting(0, "derives the seed of every request that has none", 0, 2**63 - 1)
-    max_model_len: int | None = _setting(
+    model: str | None = setting(None, "folder or Hub id of a checkpoint (default: the bundled demo model)")
+    tokenizer: str | None = setting(None, "folder or Hub id of another tokenizer (default: the model's own)")
+    revision: str | None = setting(None, "one Hub commit for weights, config, tokenizer and chat template together")
+    load_format: str = setting("auto", "'dummy' gives random weights from a config alone", choices=LOAD_FORMATS)
+    skip_tokenizer_init: bool = setting(False, "load no tokenizer: prompts and answers are token ids")
+    dtype: str = setting("auto", "type of weights and activations; 'auto' is the checkpoint's", choices=DTYPES)
+    seed: int = setting(0, "derives the seed of every request that has none", 0, 2**63 - 1)
+    max_model_len: int | None = setting(
         None, "most tokens, prompt and answer together, that one sequence may have (default: the model's)", 2, 2**24
     )
-    max_num_seqs: int | None = _setting(
+    max_num_seqs: int | None = setting(
         None, "most sequences in one iteration, the paper's max_bs (default: 16 on CPU, more elsewhere)", 1, 2**14
     )
-    max_num_batched_tokens: int | None = _setting(None, "most tokens in one iteration", 1, 2**20)
-    enable_chunked_prefill: bool = _setting(
+    max_num_batched_tokens: int | None = setting(None, "most tokens in one iteration", 1, 2**20)
+    enable_chunked_prefill: bool = setting(
         True,
         "split a long prompt over iterations; off is the paper's own mode: whole prompts only, as many as "
         "max_num_batched_tokens holds",
     )
-    lookahead: int = _setting(
+    lookahead: int = setting(
         1, "1 launches an iteration before the host has read the one before; 0 is the plain loop", 0, 1
     )
-    deterministic: bool = _setting(False, "one compiled shape for everything: answers are bitwise equal in any company")
-    default_max_tokens: int = _setting(256, "max_tokens of a chat that does not say", 1, 2**24)
-    max_logprobs: int = _setting(MAX_LOGPROBS, "most log-probabilities that a request may ask for", 0, MAX_LOGPROBS)
-    block_size: int | None = _setting(None, "tokens in one page of K/V memory, a power of two", 1, MAX_BLOCK_SIZE)
-    kv_cache_memory_bytes: int | None = _setting(
+    deterministic: bool = setting(False, "one compiled shape for everything: answers are bitwise equal in any company")
+    default_max_tokens: int = setting(256, "max_tokens of a chat that does not say", 1, 2**24)
+    max_logprobs: int = setting(MAX_LOGPROBS, "most log-probabilities that a request may ask for", 0, MAX_LOGPROBS)
+    block_size: int | None = setting(None, "tokens in one page of K/V memory, a power of two", 1, MAX_BLOCK_SIZE)
+    kv_cache_memory_bytes: int | None = setting(
         None, "size of the K/V pool, as 2147483648 or 2GiB (default: what max_num_seqs x max_model_len needs)", 1, 2**50
     )
-    gpu_memory_utilization: float = _setting(0.92, "share of an accelerator's memory for weights and K/V, above 0 to 1")
-    attention_backend: str = _setting("auto", "implementation of attention; `orca-jax info` says what 'auto' chooses")
-    compilation_cache_dir: str | None = _setting(
+    gpu_memory_utilization: float = setting(0.92, "share of an accelerator's memory for weights and K/V, above 0 to 1")
+    attention_backend: str = setting("auto", "implementation of attention; `orca-jax info` says what 'auto' chooses")
+    compilation_cache_dir: str | None = setting(
         "auto", "where compiled programs are kept between runs; 'none' keeps nothing, 'auto' is where JAX has been told "
         f"to keep them, else {DEFAULT_CACHE}"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            _check(spec.name, getattr(self, spec.name), spec.type, spec.metadata)
+        check_settings(self)
         _check_utilization(self.gpu_memory_utilization)
         _check_block_size(self.block_size)
         self._check_together()
@@ -128,11 +121,6 @@ class EngineConfig:
         return None if folder is None or folder == "none" else Path(folder).expanduser()
 
 
-def flag(name: str) -> str:
-    """The command line's spelling of a setting."""
-    return "--" + name.replace("_", "-")
-
-
 def load_settings(path: str | Path) -> dict[str, object]:
     """The settings in a TOML file, unchecked except that it is one flat table. The string "none" stands for None.
 
@@ -160,11 +148,6 @@ def load_config(path: str | Path) -> EngineConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def allowed_types(annotation: object) -> tuple[type, ...]:
-    """The types in a field's annotation: `int | None` gives (int, NoneType)."""
-    return tuple(get_args(annotation)) or (annotation,)  # type: ignore[return-value]
-
-
 def _with_lookahead(settings: dict[str, object]) -> dict[str, object]:
     """Translate vLLM's `async_scheduling` into `lookahead`; None means the default there."""
     rest = {name: value for name, value in settings.items() if name != "async_scheduling"}
@@ -178,29 +161,6 @@ def _with_lookahead(settings: dict[str, object]) -> dict[str, object]:
             f"async_scheduling = {asked} contradicts lookahead = {rest['lookahead']!r} (they are one setting: drop one)"
         )
     return {**rest, "lookahead": int(asked)}
-
-
-def _check(name: str, value: object, annotation: object, bounds: Mapping[str, Any]) -> None:
-    types = allowed_types(annotation)
-    # a bool is an int to Python and an int will do for a float, so isinstance alone would say the wrong thing
-    fits = type(value) in types or (type(value) is int and float in types)
-    if not fits:
-        wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
-        raise ConfigError(f"{name} = {value!r} is a {type(value).__name__}, but {wanted} is needed ({flag(name)})")
-    if value is None:
-        return
-    if isinstance(value, str) and not value.strip():
-        raise ConfigError(f"{name} is an empty string: leave it out or name something ({flag(name)})")
-    if bounds["choices"] and value not in bounds["choices"]:
-        raise ConfigError(f"{name} = {value!r} is none of {', '.join(bounds['choices'])} ({flag(name)})")
-    _check_range(name, value, bounds["least"], bounds["most"])
-
-
-def _check_range(name: str, value: Any, least: int | None, most: int | None) -> None:
-    if least is not None and value < least:
-        raise ConfigError(f"{name} = {value}, but it must be at least {least} ({flag(name)} {least} or more)")
-    if most is not None and value > most:
-        raise ConfigError(f"{name} = {value}, but it must be at most {most} ({flag(name)} {most} or less)")
 
 
 def _check_utilization(value: float) -> None:

@@ -1,6 +1,6 @@
 """What the client receives, under the names that users of such engines know."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class RequestOutput:
     """What is known of a request: its prompt and its answers so far, `finished` once all of them have ended.
 
     `seed` is the seed in force: the request's own, or the one derived for it, so that any answer can be had again.
+    With `delta` it holds only what is new since the output before.
     """
 
     request_id: str
@@ -58,3 +59,21 @@ class RequestOutput:
     seed: int | None = None
     num_cached_tokens: int = 0
     error: str | None = field(default=None)
+    delta: bool = field(default=False, repr=False)
+
+
+def merged(first: RequestOutput, then: RequestOutput) -> RequestOutput:
+    """Two outputs of one request as one: of deltas the sum, of anything that is cumulative the later."""
+    if not first.delta:
+        return then
+    answers = {answer.index: answer for answer in first.outputs}
+    for answer in then.outputs:
+        before = answers.get(answer.index)
+        answers[answer.index] = answer if before is None else _joined(before, answer)
+    prompt = [*(first.prompt_logprobs or []), *(then.prompt_logprobs or [])] or None
+    return replace(then, outputs=list(answers.values()), prompt_logprobs=prompt)
+
+
+def _joined(first: CompletionOutput, then: CompletionOutput) -> CompletionOutput:
+    logprobs = None if first.logprobs is None else [*first.logprobs, *(then.logprobs or [])]
+    return replace(then, text=first.text + then.text, token_ids=[*first.token_ids, *then.token_ids], logprobs=logprobs)

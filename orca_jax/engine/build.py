@@ -164,7 +164,7 @@ def make_door(config: EngineConfig, info: EngineInfo, loaded: LoadedModel, token
     return Door(
         tokenizer=tokenizer, vocab_size=loaded.config.vocab_size, max_model_len=info.max_model_len, eos_ids=eos_ids,
         seed=config.seed, max_total_tokens=info.pool.num_pages * info.page_size, page_size=info.page_size,
-        max_logprobs=config.max_logprobs,
+        max_logprobs=config.max_logprobs, default_max_tokens=config.default_max_tokens,
     )  # fmt: skip
 
 

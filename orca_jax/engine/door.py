@@ -15,6 +15,7 @@ from orca_jax.text.tokenizer import Tokenizer
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 
+NO_TOKENIZER = "This engine has no tokenizer (skip_tokenizer_init): give prompt_token_ids."
 PROMPT_KEYS = ("prompt", "prompt_token_ids")
 UNSUPPORTED_PROMPT_KEYS = {
     "prompt_embeds": "give text or token ids",
@@ -35,6 +36,7 @@ class Door:
     prompt and answer together. max_total_tokens: what the K/V pool holds, in whole pages of `page_size` tokens; the
     `n` sequences of a request reserve for prompt and answer each. eos_ids: the model's end-of-sequence ids. seed: the
     engine's, from which requests without one get theirs. max_logprobs: most that a request may ask for.
+    default_max_tokens: what a chat has where it does not say, for those who pass it on to `make`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Door:
         max_total_tokens: int | None = None,
         page_size: int = 1,
         max_logprobs: int = MAX_LOGPROBS,
+        default_max_tokens: int | None = None,
     ):
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -57,6 +60,7 @@ class Door:
         self.max_total_tokens = max_total_tokens
         self.page_size = page_size
         self.max_logprobs = max_logprobs
+        self.default_max_tokens = default_max_tokens
 
     def make(
         self,
@@ -98,6 +102,14 @@ class Door:
             bad_words=bad_words,
         )
 
+    def last_tokens(self, prompt: str | Sequence[int], most: int, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of the prompt's end: at most `most` of them. Raises RequestError."""
+        if not isinstance(prompt, str):
+            return list(prompt[-most:])
+        if self.tokenizer is None:
+            raise RequestError(NO_TOKENIZER, "prompt")
+        return self.tokenizer.encode(prompt, add_special_tokens)[-most:]
+
     def _prompt(self, prompt: object, add_special_tokens: bool) -> tuple[str | None, tuple[int, ...]]:
         """The prompt's text, None where only token ids were given, and its token ids."""
         text: object = prompt if isinstance(prompt, str) else None
@@ -121,7 +133,7 @@ class Door:
 
     def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         if self.tokenizer is None:
-            raise RequestError("This engine has no tokenizer (skip_tokenizer_init): give prompt_token_ids.", "prompt")
+            raise RequestError(NO_TOKENIZER, "prompt")
         ids, whole = self.tokenizer.encode_at_most(text, self.max_model_len, add_special_tokens)
         if len(ids) >= self.max_model_len:
             self._refuse_prompt(len(ids) if whole else self.max_model_len + 1, "" if whole else "at least ")

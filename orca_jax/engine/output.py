@@ -145,6 +145,7 @@ class _Live:
             ),
             seed=self.request.params.seed,
             error=self.error,
+            delta=delta,
         )
 
     def _prompt_logprobs(self, delta: bool) -> list[dict[int, Logprob] | None] | None:

@@ -48,7 +48,6 @@ class Reading:
     pages_used: int
     counters: dict[str, float]
     finished: dict[str, int]
-    rejected: dict[str, int]
     histograms: dict[str, Counts]
 
 
@@ -76,7 +75,6 @@ class Ledger:
         self.counters: Counter[str] = Counter()
         self._seconds = {"host_gap_seconds": 0.0, "host_wait_seconds": 0.0}
         self._finished = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
-        self._rejected: Counter[str] = Counter()
         self._most_ended = most_ended
         self._asked: dict[str, _Asked] = {}
         self._launched: dict[int, IterationLaunched] = {}
@@ -98,16 +96,11 @@ class Ledger:
                 case SequenceFinished():
                     self._end(event)
 
-    def rejected(self, reason: str) -> None:
-        """Count a request that was refused before the engine saw it, because of `reason`."""
-        with self.lock:
-            self._rejected[reason] += 1
-
     def read(self) -> Reading:
         with self.lock:
             return Reading(
                 self._running, len(self.lives) - self._running, self._pages[2], *self._pages[:2],
-                {**self.counters, **self._seconds}, dict(self._finished), dict(self._rejected),
+                {**self.counters, **self._seconds}, dict(self._finished),
                 {name: counted.read() for name, counted in self.histograms.items()},
             )  # fmt: skip
 

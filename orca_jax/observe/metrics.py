@@ -1,6 +1,6 @@
 """What has been counted, for Prometheus: vLLM's names, so that existing dashboards work, and what is ours beside them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from orca_jax.core.errors import OrcaError
 from orca_jax.observe.facts import Facts
@@ -58,12 +58,22 @@ HISTOGRAMS = {
 
 
 class Metrics(Collector):
-    """A ledger as text for a scraper. Has a registry of its own: nothing of this process but the engine is in it."""
+    """A ledger as text for a scraper. Has a registry of its own: nothing of this process but the engine is in it.
 
-    def __init__(self, ledger: Ledger, facts: Facts, prefix: str = PREFIX):
+    `rejections` are the requests refused before the engine saw them, so far, by reason.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        facts: Facts,
+        prefix: str = PREFIX,
+        rejections: Callable[[], Mapping[str, int]] = dict,
+    ):
         self._ledger = ledger
         self._facts = facts
         self._prefix = prefix
+        self._rejections = rejections
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -82,7 +92,7 @@ class Metrics(Collector):
         for name, about in COUNTERS.items():
             yield self._counter(name, about, {"": reading.counters.get(name, 0)})
         yield self._counter("request_success", "Sequences that have ended.", reading.finished, "finished_reason")
-        yield self._counter("admission_rejections", "Requests refused at the door.", reading.rejected, "reason")
+        yield self._counter("admission_rejections", "Requests refused at the door.", dict(self._rejections()), "reason")
         for name, about in HISTOGRAMS.items():
             yield self._histogram(name, about, reading.histograms[name])
 

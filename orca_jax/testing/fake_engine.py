@@ -64,6 +64,7 @@ def build_fake_engine(
     door = Door(
         tokenizer=used, vocab_size=tokenizer.vocab_size, max_model_len=info.max_model_len, eos_ids=(model.eos_id,),
         seed=config.seed, max_total_tokens=pages * PAGE_SIZE, page_size=PAGE_SIZE, max_logprobs=config.max_logprobs,
+        default_max_tokens=config.default_max_tokens,
     )  # fmt: skip
     executor = FakeExecutor(model, pages, PAGE_SIZE, slots)
     engine = Engine(scheduler, executor, OutputProcessor(used), observers=observers)

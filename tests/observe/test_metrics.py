@@ -34,7 +34,6 @@ def used_ledger(requests: int = 3) -> Ledger:
     for number in range(requests):
         play(ledger, number)
     ledger(RequestArrived("waiting", 99.0, 4, 8, 1))
-    ledger.rejected("max_num_queued_reqs")
     return ledger
 
 
@@ -61,7 +60,7 @@ def samples(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_the_numbers_add_up():
-    found = samples(Metrics(used_ledger(), FACTS).render()[0])
+    found = samples(Metrics(used_ledger(), FACTS, rejections=lambda: {"max_num_queued_reqs": 1}).render()[0])
     values = {name.removeprefix("orca_jax:"): value for name, value in found.items()}
     assert values["num_requests_waiting"] == {(): 1} and values["num_requests_running"] == {(): 0}
     assert values["prompt_tokens_total"] == {(): 12} and values["generation_tokens_total"] == {(): 6}
@@ -128,7 +127,7 @@ def test_a_scrape_during_load_is_one_moment():
 
 
 def test_the_dashboard_asks_only_for_what_there_is():
-    exposed = set(samples(Metrics(used_ledger(), FACTS).render()[0]))
+    exposed = set(samples(Metrics(used_ledger(), FACTS, rejections=lambda: {"any": 0}).render()[0]))
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     asked = {name for panel in dashboard["panels"] for target in panel.get("targets", [])
              for name in re.findall(r"\$prefix:(\w+)", target["expr"])}  # fmt: skip

@@ -1,13 +1,13 @@
-"""The live page in a real browser, over the double: what is typed streams in, what runs is drawn, nothing complains."""
+"""The live page in a real browser, over the real server: what is typed streams in, what runs is drawn, nothing complains."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from tests.server.page_double import KEY, serving
-
+KEY = "open-sesame"
+SETTINGS = {"max_num_seqs": 8, "max_model_len": 512, "max_num_batched_tokens": 24, "default_max_tokens": 40}
 WAIT = 15_000  # milliseconds; only a failure waits so long
 NUMBER_OF_COLOURS = """canvas => {
   const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -35,8 +35,9 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def double() -> Iterator[Any]:
-    with serving() as running:
+def double(serving) -> Iterator[Any]:
+    """The real server over the fake executor, an iteration in 10 ms."""
+    with serving(engine=SETTINGS, executor_delay=0.01) as running:
         yield running
 
 
@@ -89,17 +90,25 @@ def finished(page: Any) -> str:
 
 
 @contextmanager
-def load(loop: Any, *requests: tuple[int, int]) -> Iterator[None]:
-    names = [loop.add(prompt_len, max_tokens) for prompt_len, max_tokens in requests]
-    yield
-    for name in names:
-        loop.abort(name)
+def load(running: Any, *requests: tuple[int, int]) -> Iterator[None]:
+    """Requests of (prompt tokens, new tokens) in flight until the block is left."""
+    with ExitStack() as stack:
+        http = stack.enter_context(running.http())
+        for prompt_len, max_tokens in requests:
+            body = {
+                "model": "fake",
+                "prompt": [5] * prompt_len,
+                "max_tokens": max_tokens,
+                "ignore_eos": True,
+                "stream": True,
+            }
+            stack.enter_context(http.stream("POST", "/v1/completions", json=body))
+        yield
 
 
 def test_a_prompt_streams_in_and_the_timeline_moves(visit, double):
-    url, loop = double
-    page = live(visit(url))
-    with load(loop, (40, 300), (3, 300)):
+    page = live(visit(double.address))
+    with load(double, (40, 300), (3, 300)):
         page.fill("#prompt", "one two <b>three</b>")
         page.click("#send")
         page.wait_for_selector(".tok")
@@ -113,11 +122,11 @@ def test_a_prompt_streams_in_and_the_timeline_moves(visit, double):
         assert "tokens" in finished(page) or "stop" in page.inner_text("#figures")
     assert page.inner_text(".given") == "one two <b>three</b>", "what was typed is text, not markup"
     assert page.locator(".answer b").count() == 0
-    assert page.hosts == {url.split("/")[2]}, "nothing is asked of another host"
+    assert page.hosts == {double.address.split("/")[2]}, "nothing is asked of another host"
 
 
 def test_log_probabilities_are_on_the_tokens(visit, double):
-    page = live(visit(double[0]))
+    page = live(visit(double.address))
     page.click("#send")
     finished(page)
     assert page.locator(".tok").count() > 5
@@ -134,7 +143,7 @@ def test_log_probabilities_are_on_the_tokens(visit, double):
 
 
 def test_a_chat_keeps_its_conversation(visit, double):
-    page = live(visit(double[0]))
+    page = live(visit(double.address))
     page.check('input[value="chat"]', force=True)
     sent: list[dict] = []
     page.on("request", lambda request: request.method == "POST" and sent.append(request.post_data_json))
@@ -151,7 +160,7 @@ def test_a_chat_keeps_its_conversation(visit, double):
 
 
 def test_errors_show_their_message_and_stop_stops(visit, double):
-    page = live(visit(double[0], allowed=("400 (Bad Request)",)))
+    page = live(visit(double.address, allowed=("400 (Bad Request)",)))
     page.click(".sampling summary")
     page.fill("#max_tokens", "5000")
     page.click("#send")
@@ -167,8 +176,7 @@ def test_errors_show_their_message_and_stop_stops(visit, double):
 
 
 def test_the_keyboard_alone_is_enough(visit, double):
-    url, loop = double
-    page = live(visit(url))
+    page = live(visit(double.address))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
@@ -186,8 +194,9 @@ def test_the_keyboard_alone_is_enough(visit, double):
     page.keyboard.press("ArrowRight")
     assert "%" in page.inner_text("#token") and "else" in page.text_content("#token-said")
     until(page, "document.getElementById('batch-now').textContent.startsWith('0 ')")
-    with load(loop, (20, 200)):
+    with load(double, (20, 200)):
         until(page, "document.getElementById('batch-now').textContent.startsWith('1 ')")
+        page.wait_for_timeout(400)  # until it has been drawn
         page.focus("#timeline")
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowLeft")
@@ -203,9 +212,8 @@ def test_the_keyboard_alone_is_enough(visit, double):
 
 
 def test_the_table_tells_what_the_picture_shows(visit, double):
-    url, loop = double
-    with load(loop, (7, 200)):
-        page = live(visit(url))
+    with load(double, (7, 200)):
+        page = live(visit(double.address))
         page.click("#table-box summary")
         page.wait_for_selector("#rows tr")
         cells = page.locator("#rows tr").first.locator("td").all_inner_texts()
@@ -215,7 +223,7 @@ def test_the_table_tells_what_the_picture_shows(visit, double):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_in_light_and_dark(visit, double, scheme):
     """The contrast of all text to what is behind it: 4.5 to 1, as WCAG asks."""
-    page = live(visit(double[0], color_scheme=scheme))
+    page = live(visit(double.address, color_scheme=scheme))
     page.click("#send")
     finished(page)
     poor, paper = page.evaluate(POOR_CONTRAST)
@@ -224,9 +232,8 @@ def test_it_can_be_read_in_light_and_dark(visit, double, scheme):
 
 
 def test_a_phone_needs_no_scrolling_sideways(visit, double):
-    url, loop = double
-    with load(loop, (40, 300), (9, 300)):
-        page = live(visit(url, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True))
+    with load(double, (40, 300), (9, 300)):
+        page = live(visit(double.address, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True))
         page.click("#send")
         finished(page)
         page.locator("#timeline").tap(position={"x": 300, "y": 15})
@@ -238,9 +245,14 @@ def test_a_phone_needs_no_scrolling_sideways(visit, double):
         assert [name for name in small if name] == []
 
 
-def test_a_server_with_a_key_is_asked_with_it(visit):
-    with serving(api_key=KEY) as (url, _):
-        page = visit(url, allowed=("401 (Unauthorized)",))
+def test_a_key_given_to_the_page_is_sent_with_every_request(visit, serving):
+    """As where a proxy lets the page through, and nothing else."""
+    with serving(engine=SETTINGS, executor_delay=0.01, api_key=KEY) as running:
+        page = visit("about:blank", allowed=("401 (Unauthorized)",))
+        key = {"authorization": f"Bearer {KEY}"}
+        for path in ("/", "/page/*"):
+            page.route(running.address + path, lambda route: route.continue_(headers={**route.request.headers, **key}))
+        page.goto(running.address)
         page.wait_for_selector('[data-state="lost"]')
         assert page.inner_text("#state") == "the server wants an API key"
         page.fill("#key", KEY)
@@ -251,12 +263,18 @@ def test_a_server_with_a_key_is_asked_with_it(visit):
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
 
 
-def test_it_finds_the_server_again(visit, chromium):
-    with serving() as (url, _):
-        page = live(
-            visit(url, allowed=("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET"))
-        )
-        port = int(url.rsplit(":", 1)[1])
+def test_a_browser_that_was_asked_for_the_key_needs_no_other(visit, serving):
+    with serving(engine=SETTINGS, executor_delay=0.01, api_key=KEY) as running:
+        page = live(visit(running.address, http_credentials={"username": "any", "password": KEY}))
+        assert not page.is_visible("#key-box")
+        page.click("#send")
+        finished(page)
+
+
+def test_it_finds_the_server_again(visit, serving):
+    gone = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
+    with serving() as running:
+        page = live(visit(running.address, allowed=gone))
     page.wait_for_selector('[data-state="lost"]')
-    with serving(port):
+    with serving(port=int(running.address.rsplit(":", 1)[1])):
         live(page)

@@ -72,6 +72,7 @@ byId("pause").addEventListener("click", () => {
 
 byId("table-box").addEventListener("toggle", () => showTable(feed.lanes));
 byId("key").value = getKey();
+byId("key-box").hidden = !getKey();
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(byId("key").value.trim());
@@ -85,7 +86,7 @@ feed.onNews = show;
 feed.onState = (state, text) => {
   byId("state").dataset.state = state;
   tell(byId("state"), text);
-  if (text.includes("API key")) byId("key-box").open = true;
+  if (text.includes("API key")) Object.assign(byId("key-box"), { hidden: false, open: true });
 };
 watchTheme(() => { timeline.draw(); showCharts(); });
 new ResizeObserver(showCharts).observe(document.querySelector(".charts"));

@@ -107,7 +107,7 @@ async function read(response, chat, prompt, answers, begun) {
   for await (const data of events(response)) {
     if (data === "[DONE]") continue; // to the stream's own end: breaking it off would look like a failure
     const chunk = JSON.parse(data);
-    tellId(chunk.id);
+    if (chunk.id) tellId(chunk.id);
     if (chunk.error) throw Object.assign(new Error(chunk.error.message), { status: 500 });
     for (const choice of chunk.choices ?? []) {
       if (!answers.has(choice.index)) {

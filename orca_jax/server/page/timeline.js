@@ -136,7 +136,7 @@ export class Timeline {
     this.order.forEach((number, i) => {
       const about = this.lanes.get(number);
       if (!about) return;
-      pen.fillStyle = number === this.picked.lane ? colours.ink : this.mine.has(about.id) ? colours.accent : colours.faint;
+      pen.fillStyle = number === this.picked.lane ? colours.ink : this.isMine(about.id) ? colours.accent : colours.faint;
       pen.fillText(shortId(about.id), gutter - 8, (i + 0.5) * lane, gutter - 10);
     });
   }
@@ -147,6 +147,9 @@ export class Timeline {
     pen.textAlign = "center";
     pen.fillText("Nothing has run yet. Ask for something in the playground.", this.plan.width / 2, this.plan.height / 2, this.plan.width - 20);
   }
+
+  /** The engine's ids are the answer's id with a number behind it. */
+  isMine(id) { return [...this.mine].some((mine) => id === mine || id.startsWith(`${mine}.`)); }
 
   pick(lane, at, spoken = false) {
     if (lane === this.picked.lane && at === this.picked.at) return;

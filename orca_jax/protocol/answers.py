@@ -1,0 +1,150 @@
+"""The shapes of what is sent back, for the OpenAPI document and for tests that hold the answers to it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Shape(BaseModel):
+    """Documentation only: answers are built as plain data, which is what a server's hot path can afford."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ErrorDetail(Shape):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(Shape):
+    error: ErrorDetail
+
+
+class UsageShape(Shape):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionLogprobsShape(Shape):
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class PromptLogprob(Shape):
+    logprob: float
+    rank: int | None
+    decoded_token: str | None
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class CompletionChoice(Shape):
+    index: int
+    text: str
+    logprobs: CompletionLogprobsShape | None
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+    prompt_logprobs: PromptLogprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class CompletionAnswer(Shape):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageShape
+
+
+class TokenShape(Shape):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatToken(TokenShape):
+    top_logprobs: list[TokenShape]
+
+
+class ChatLogprobs(Shape):
+    content: list[ChatToken]
+    refusal: None
+
+
+class FunctionShape(Shape):
+    name: str
+    arguments: str
+
+
+class ToolCallShape(Shape):
+    id: str
+    type: Literal["function"]
+    function: FunctionShape
+
+
+class ChatMessage(Shape):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: list[ToolCallShape] | None = None
+
+
+class ChatChoice(Shape):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+    token_ids: list[int] | None = None
+
+
+class ChatAnswer(Shape):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageShape
+    prompt_logprobs: PromptLogprobs | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class ModelShape(Shape):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelsAnswer(Shape):
+    object: Literal["list"]
+    data: list[ModelShape]
+
+
+class TokenizeAnswer(Shape):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeAnswer(Shape):
+    prompt: str
+
+
+class VersionAnswer(Shape):
+    version: str
+
+
+class HealthAnswer(Shape):
+    status: Literal["ok"]

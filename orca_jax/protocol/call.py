@@ -1,0 +1,135 @@
+"""What both kinds of calls have in common: a body, the requests it stands for, and the answer made of their outputs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from orca_jax.core.errors import EngineError, RequestError
+from orca_jax.core.outputs import RequestOutput
+from orca_jax.core.request import Request
+from orca_jax.engine.door import Door
+from orca_jax.protocol.sampling import SamplingBody
+
+B = TypeVar("B", bound=SamplingBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How the requests of a call are told apart: `prefix-0`, `prefix-1`, ..., with arrival numbers from `first` on.
+
+    A request without a seed derives one from the engine's seed and its arrival number. `time` is the engine's clock.
+    """
+
+    prefix: str
+    first: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What an answer says about itself. `created` is in seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+
+
+@dataclass(frozen=True)
+class Call(ABC, Generic[B]):
+    """A validated body. Immutable; making requests may take long (it tokenises) and may run in any thread."""
+
+    body: B
+    url: ClassVar[str]
+    id_prefix: ClassVar[str]
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.stream)
+
+    @property
+    def model(self) -> str | None:
+        return self.body.model
+
+    @property
+    def brings_template(self) -> bool:
+        """Whether it carries a chat template of its own: code, if sandboxed, so a server may not want it."""
+        return False
+
+    @property
+    @abstractmethod
+    def num_prompts(self) -> int: ...
+
+    @abstractmethod
+    def requests(self, door: Door, numbering: Numbering) -> list[Request]:
+        """One request for each prompt, in order. Raises RequestError."""
+
+    @abstractmethod
+    def answer(
+        self, requests: Sequence[Request], outputs: Sequence[RequestOutput], envelope: Envelope, door: Door
+    ) -> dict[str, Any]:
+        """The body of the answer, from the last output of each request in the same order.
+
+        Raises EngineError where the engine has ended one of them with an error.
+        """
+
+    @abstractmethod
+    def streamer(self, requests: Sequence[Request], envelope: Envelope, door: Door) -> "Streamer":
+        """Makes the chunks of a stream out of outputs as they come."""
+
+
+class Streamer(ABC):
+    """Turns the outputs of one call into chunks. Not thread-safe."""
+
+    @abstractmethod
+    def begin(self) -> list[dict[str, Any]]:
+        """What is sent before the first token."""
+
+    @abstractmethod
+    def push(self, output: RequestOutput) -> list[dict[str, Any]]:
+        """Chunks for what is new. Raises EngineError where the engine has ended the request with an error."""
+
+    @abstractmethod
+    def finish(self) -> list[dict[str, Any]]:
+        """What is sent after the last token: usage, where it was asked for."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Counts tokens: a prompt once, however many answers it has."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+def prompt_usage(requests: Sequence[Request]) -> Usage:
+    return Usage(prompt_tokens=sum(len(request.prompt_token_ids) for request in requests))
+
+
+def raise_error(output: RequestOutput) -> None:
+    """Raise EngineError where the engine ended the request with "error"."""
+    if any(answer.finish_reason == "error" for answer in output.outputs):
+        raise EngineError(output.error or "the request ended with an error")
+
+
+def truncated(door: Door, prompt: Any, most: int | None, max_tokens: int | None, special: bool) -> Any:
+    """`prompt`, or the token ids of its end where `truncate_prompt_tokens` asks for that."""
+    if most is None:
+        return prompt
+    if most != -1 and most < 1:
+        raise RequestError(f"truncate_prompt_tokens must be -1 or at least 1, got {most}.", "truncate_prompt_tokens")
+    if most == -1:
+        most = max(1, door.max_model_len - (max_tokens or 1))
+    if most >= door.max_model_len:
+        raise RequestError(
+            f"truncate_prompt_tokens must be below the model's context of {door.max_model_len} tokens, got {most}.",
+            "truncate_prompt_tokens",
+        )
+    return {"prompt_token_ids": door.last_tokens(prompt, most, special)}

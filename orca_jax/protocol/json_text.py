@@ -1,0 +1,57 @@
+"""JSON as it comes from outside: strict where Python's reader is not, and bounded."""
+
+import json
+from typing import Any
+
+from orca_jax.core.checks import shown
+from orca_jax.core.errors import RequestError
+
+MAX_DEPTH = 100
+
+
+def read_json(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises RequestError for what RFC 8259 does not allow, repeated names included."""
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The body is not UTF-8: byte {error.start} is invalid.") from error
+    except json.JSONDecodeError as error:
+        raise RequestError(f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise RequestError(f"The body is nested deeper than {MAX_DEPTH} levels.") from error
+    except ValueError as error:  # an integer of thousands of digits
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError("The body holds a number with too many digits.") from error
+    check_depth(value)
+    return value
+
+
+def check_depth(value: object, most: int = MAX_DEPTH) -> None:
+    """Refuse lists and objects within each other beyond `most` levels."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise RequestError(f"The body is nested deeper than {most} levels.")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        again = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RequestError(f"The body names {shown(again)} more than once in one object.")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise RequestError(f"The body is not valid JSON: {name} is not a number there.")

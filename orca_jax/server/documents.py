@@ -1,0 +1,59 @@
+"""The OpenAPI document: bodies are read by our own hand, so FastAPI has to be told of them."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from orca_jax.protocol.answers import ErrorAnswer
+from orca_jax.version import __version__
+
+REFERENCE = "#/components/schemas/{model}"
+EVENT = {
+    "type": "object",
+    "description": "one server-sent event: a chunk or an error as JSON, and [DONE] in the end",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}},
+}
+ERRORS = {
+    400: "a bad request; `param` names the field",
+    401: "no key, or a wrong one",
+    404: "no such model",
+    408: "the body came too slowly",
+    413: "the body is too large",
+    415: "the body is not application/json",
+    429: "too many wait already; see Retry-After",
+    500: "the server's own failure",
+    503: "shutting down, or the engine is gone; see Retry-After",
+    504: "the request took too long",
+}
+
+
+def takes(kind: type[BaseModel]) -> dict[str, Any]:
+    """For a route's `openapi_extra`: the JSON body it needs."""
+    schema = kind.model_json_schema(ref_template=REFERENCE)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def responses(
+    kind: type[BaseModel], streams: bool = False, errors: tuple[int, ...] = tuple(ERRORS)
+) -> dict[int | str, Any]:
+    """For a route's `responses`: its answer, the stream it may be instead, and its errors."""
+    found: dict[int | str, Any] = {200: {"model": kind}}
+    if streams:
+        found[200] = {"model": kind, "content": {"text/event-stream": {"schema": EVENT}}}
+    for status in errors:
+        found[status] = {"model": ErrorAnswer, "description": ERRORS[status]}
+    return found
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document, with the schemas inside of bodies where their references look for them."""
+    found = get_openapi(title=app.title, version=__version__, description=app.description, routes=app.routes)
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    for path in found["paths"].values():
+        for operation in path.values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            schemas |= content.get("schema", {}).pop("$defs", {})
+    return found
