@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orca_jax.core.sequence import Phase
 
 
-@dataclass(frozen=True, slots=True)
-class RowRecord:
-    """One row of an iteration that was launched."""
+class RowRecord(NamedTuple):
+    """One row of an iteration that was launched. A tuple, because the loop makes one for every row that it runs."""
 
     request_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that means nothing here
     phase: Phase
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,21 @@ class IterationLaunched:
 
 @dataclass(frozen=True, slots=True)
 class IterationDone:
-    """An iteration came back with `num_sampled` new tokens, of which `num_kept` were still wanted."""
+    """An iteration came back with `num_sampled` new tokens, of which `num_kept` were still wanted.
+
+    `waited` are the seconds for which the host was blocked until it came. `shape_tokens` and `shape_rows` are the
+    compiled shape that it ran in, 0 where the executor has none; `num_compiled` programs had to be compiled for it.
+    """
 
     iteration: int
     time: float
     num_sampled: int
     num_kept: int
+    waited: float = 0.0
+    shape_tokens: int = 0
+    shape_rows: int = 0
+    num_compiled: int = 0
+    pages_reserved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class SequenceFinished:
     time: float
     reason: str
     num_output_tokens: int
+    pages_reserved: int = 0  # by those that go on
 
 
 Event = IterationLaunched | IterationDone | RequestArrived | SequenceFinished

@@ -112,9 +112,12 @@ class StepResult:
     `tokens[i]` is the sampled token id, -1 where the row does not sample, `NOT_A_NUMBER` where there was nothing to
     choose from. `logprobs` and `prompt_logprobs` hold an
     entry only for the rows (by index) that asked for them; the latter one for each prompt token of the row that has a
-    successor within the prompt, describing that successor.
+    successor within the prompt, describing that successor. `shape` are the tokens and rows of the compiled shape that it
+    ran in, (0, 0) where there is none; `num_compiled` programs had to be compiled for it.
     """
 
     tokens: tuple[int, ...]
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    shape: tuple[int, int] = (0, 0)
+    num_compiled: int = 0

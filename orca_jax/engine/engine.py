@@ -153,6 +153,7 @@ class Engine:
 
     def _absorb(self) -> None:
         """Wait for the oldest iteration in flight and hand its tokens on."""
+        asked = self.clock.now()
         result = self.executor.collect()
         batch = self._in_flight.popleft()
         now = self.clock.now()
@@ -176,7 +177,11 @@ class Engine:
         self._fail_grammars(now)
         if self.observers:
             num_sampled = sum(row.samples for row in batch.plan.rows)
-            self._emit(IterationDone(self._num_done, now, num_sampled, len(new)))
+            reserved = self.scheduler.kv.pages_reserved
+            self._emit(
+                IterationDone(self._num_done, now, num_sampled, len(new), now - asked, *result.shape,
+                              result.num_compiled, reserved)
+            )  # fmt: skip
         self._num_done += 1
         if not self.scheduler.pool and not self._in_flight:
             self.check()  # going idle is the moment at which nothing may be held, and at which looking costs nobody
@@ -203,8 +208,8 @@ class Engine:
             self.output.finish(*sequence.key, sequence.finish_reason, sequence.stop_reason, now)
         if self.observers:
             for sequence in sequences:
-                reason = str(sequence.finish_reason)
-                self._emit(SequenceFinished(*sequence.key, now, reason, len(sequence.output)))
+                reason, reserved = str(sequence.finish_reason), self.scheduler.kv.pages_reserved
+                self._emit(SequenceFinished(*sequence.key, now, reason, len(sequence.output), reserved))
 
     def _fail(self, error: BaseException) -> None:
         text = (str(error).splitlines() or [""])[0][:200]

@@ -31,6 +31,8 @@ class InFlight:
     plan: StepPlan
     order: list[int]
     output: StepOutput
+    bucket: Bucket
+    num_compiled: int
 
 
 class LocalExecutor:
@@ -101,8 +103,9 @@ class LocalExecutor:
         output = self._run_masked(bucket, packed, order, masks or dict) if in_halves else self._run(bucket, packed)
         output.packed.copy_to_host_async()
         self.iterations[bucket] += 1
-        self.in_flight.append(InFlight(plan, order, output))
-        self.compiles_after_warm_up += COMPILES.count - before
+        num_compiled = COMPILES.count - before
+        self.in_flight.append(InFlight(plan, order, output, bucket, num_compiled))
+        self.compiles_after_warm_up += num_compiled
 
     def collect(self) -> StepResult:
         """Wait for the oldest iteration in flight."""
@@ -118,8 +121,10 @@ class LocalExecutor:
                 if row.seat.sampling.logprobs is not None:
                     logprobs[i] = read_logprobs(packed[line], row.seat.sampling.logprobs)
         prompt_logprobs = self.scorer.score(done.plan, done.order, done.output.hidden, self.parameters)
-        self.compiles_after_warm_up += COMPILES.count - before
-        return StepResult(tuple(tokens), logprobs, prompt_logprobs)
+        num_compiled = COMPILES.count - before
+        self.compiles_after_warm_up += num_compiled
+        shape = (done.bucket.tokens, done.bucket.rows)
+        return StepResult(tuple(tokens), logprobs, prompt_logprobs, shape, done.num_compiled + num_compiled)
 
     def statistics(self) -> dict[str, float | int | str]:
         attention = self.options.attention.implementation

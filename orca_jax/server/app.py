@@ -12,7 +12,7 @@ from orca_jax.core.errors import OrcaError
 from orca_jax.protocol.errors import ApiError, api_error
 from orca_jax.server import documents
 from orca_jax.server.http import error_answer
-from orca_jax.server.routes import batches, generate, health, models
+from orca_jax.server.routes import batches, generate, health, metrics, models, page
 from orca_jax.server.security import KeyGuard
 from orca_jax.server.service import Service
 
@@ -25,7 +25,7 @@ def create_app(service: Service) -> ASGIApp:
     app = FastAPI(
         title="orca_jax", description=ABOUT, docs_url=None, redoc_url=None, root_path=service.config.root_path or ""
     )
-    for part in (generate, batches, models, health):
+    for part in (generate, batches, models, health, metrics, page):
         app.include_router(part.routes(service))
     _add_handlers(app, service)
 

@@ -18,6 +18,9 @@ from orca_jax.engine.async_engine import AsyncEngine
 from orca_jax.engine.door import Door
 from orca_jax.engine.engine import Engine
 from orca_jax.engine.thread import EngineThread
+from orca_jax.observe.facts import Facts
+from orca_jax.observe.ledger import Ledger
+from orca_jax.observe.live import LiveFeed
 from orca_jax.protocol.call import Call, Envelope, Numbering
 from orca_jax.protocol.calls import parse_call
 from orca_jax.protocol.errors import ApiError, no_such_model
@@ -57,9 +60,11 @@ class Admitted:
 
 
 class Service:
-    """The engine as the routes see it. Made before the event loop runs; `open` is for within it."""
+    """The engine as the routes see it. Made before the event loop runs. `room` and `ledger` observe the engine."""
 
-    def __init__(self, built: Served, config: ServerConfig, room: WaitingRoom, tracer: Tracer | None = None):
+    def __init__(
+        self, built: Served, config: ServerConfig, room: WaitingRoom, ledger: Ledger, tracer: Tracer | None = None
+    ):
         self.config = config
         self.room = room
         self.tracer: Tracer = NoTraces() if tracer is None else tracer
@@ -68,6 +73,16 @@ class Service:
         self.info = built.info
         self.model = config.served_model_name or str(built.info.model)
         self.started = int(time.time())
+        scheduler = built.engine.scheduler
+        self.ledger = ledger
+        self.facts = Facts(
+            self.model,
+            scheduler.max_batch_size,
+            scheduler.kv.num_pages,
+            scheduler.kv.page_size,
+            self.door.max_model_len,
+        )
+        self.feed = LiveFeed(ledger, self.facts)
         self.thread = EngineThread(built.engine)
         self._clock: Clock = built.engine.clock
         self._engine: AsyncEngine | None = None

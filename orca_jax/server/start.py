@@ -6,6 +6,7 @@ from orca_jax.core.clock import Clock
 from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import ConfigError
 from orca_jax.engine.build import Progress, build_engine
+from orca_jax.observe.ledger import Ledger
 from orca_jax.server.archive import open_archive
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import bind, serve
@@ -22,8 +23,9 @@ def start(config: ServerConfig, engine: EngineConfig, progress: Progress, ready:
     _ = config.key  # a file that cannot be read is better known before the weights are loaded
     with bind(config) as listener:
         room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
-        built = build_engine(engine, observers=[room], progress=progress)
-        service = Service(built, config, room, tracer(config, built.info.model, built.engine.clock))
+        ledger = Ledger()
+        built = build_engine(engine, observers=[room, ledger], progress=progress)
+        service = Service(built, config, room, ledger, tracer(config, built.info.model, built.engine.clock))
         service.archive = open_archive(service, built, engine)
         return serve(service, listener, lambda address: ready(address, service))
 

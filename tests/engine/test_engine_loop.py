@@ -119,7 +119,7 @@ def test_events_tell_the_whole_story(make_engine):
     launched, done, again, ended, last = events[2:]
     assert (launched.iteration, launched.time, launched.waiting) == (0, 5.0, (("B", 0),))
     assert (launched.pages_reserved, launched.pages_used, launched.num_pages) == (3, 2, 10)
-    assert done == IterationDone(0, 5.0, 1, 1)
+    assert done == IterationDone(0, 5.0, 1, 1, pages_reserved=3)
     assert (again.iteration, again.time, again.rows[0].phase) == (1, 6.0, Phase.INCREMENT)
     assert ended == SequenceFinished("A", 0, 6.0, "length", 2)
     assert last == IterationDone(1, 6.0, 1, 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import threading
 import time
 
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from orca_jax.core.config import EngineConfig
+from orca_jax.observe.ledger import Ledger
 from orca_jax.server.archive import open_archive
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import OrderlyServer, address_of, bind, uvicorn_config
@@ -19,6 +21,8 @@ from orca_jax.testing.fake_engine import build_fake_engine
 from orca_jax.testing.tiny_tokenizer import write_tokenizer
 
 PATIENCE = 30.0
+BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 class Running:
@@ -71,6 +75,7 @@ def listening(service):
     try:
         yield Running(service, loop, address_of(listener, service.config))
     finally:
+        service.draining = True  # as before any orderly end; viewers of the live page leave by it
         server.should_exit = True
         thread.join(PATIENCE)
         service.close()
@@ -88,16 +93,17 @@ def serving(tokenizer_folder):
     """Serves until the block is left: `with serving(engine={...}, **server_settings) as running`."""
 
     @contextlib.contextmanager
-    def serve(engine=None, executor_delay=0.0, data_dir="none", **settings):
-        config = ServerConfig(port=0, data_dir=data_dir, **settings)
+    def serve(engine=None, executor_delay=0.0, **settings):
+        config = ServerConfig(**{"port": 0, "data_dir": "none", **settings})
         room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
+        ledger = Ledger()
         built = build_fake_engine(
-            tokenizer_folder, EngineConfig.from_settings({"default_max_tokens": 8, **(engine or {})}), [room]
+            tokenizer_folder, EngineConfig.from_settings({"default_max_tokens": 8, **(engine or {})}), [room, ledger]
         )
         if executor_delay:
             collect = built.engine.executor.collect
             built.engine.executor.collect = lambda: (time.sleep(executor_delay), collect())[1]
-        service = Service(built, config, room)
+        service = Service(built, config, room, ledger)
         service.archive = open_archive(service, built, built.config)
         with listening(service) as running:
             yield running
@@ -111,3 +117,16 @@ def running(serving):
     with serving() as running:
         yield running
         running.wait_until_idle()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A real browser, started once; each context that a test opens in it has a profile of its own."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the dev extra brings it)")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, headless=True, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()

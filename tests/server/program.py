@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from orca_jax.core.config import EngineConfig
+from orca_jax.observe.ledger import Ledger
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import bind, serve
 from orca_jax.server.service import Service
@@ -19,10 +20,11 @@ def main(folder, delay, *settings):
     values = dict(setting.split("=", 1) for setting in settings)
     config = ServerConfig(port=0, **{name: float(value) for name, value in values.items()})
     room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
-    built = build_fake_engine(Path(folder), EngineConfig(max_num_seqs=4), [room])
+    ledger = Ledger()
+    built = build_fake_engine(Path(folder), EngineConfig(max_num_seqs=4), [room, ledger])
     collect = built.engine.executor.collect
     built.engine.executor.collect = lambda: (time.sleep(float(delay)), collect())[1]
-    return serve(Service(built, config, room), bind(config), lambda address: print(address, flush=True))
+    return serve(Service(built, config, room, ledger), bind(config), lambda address: print(address, flush=True))
 
 
 if __name__ == "__main__":
