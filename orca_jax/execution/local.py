@@ -67,7 +67,7 @@ class LocalExecutor:
         self.steps = dict(zip(self.options.buckets, steps, strict=True))
         self.scorer.use(score)
         for bucket in self.options.buckets:
-            self._run(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
+            self.dispatch(bucket, np.zeros(packed_size(bucket, self.options.pages_per_row), np.int32))
         self.write_constraints(self._place(allocate_constraints(self.options.num_slots, self.vocab_size)), np.int32(0),
                                constraint_line(Sampling(), self.vocab_size))  # fmt: skip
         jax.block_until_ready(self.history)
@@ -80,7 +80,7 @@ class LocalExecutor:
             if seat.sampling.has_constraints:
                 self._constrain(seat)
         packed, order = self.packer.pack(plan, bucket)
-        output = self._run(bucket, packed)
+        output = self.dispatch(bucket, packed)
         output.packed.copy_to_host_async()
         self.iterations[bucket] += 1
         self.in_flight.append(InFlight(plan, order, output))
@@ -123,7 +123,11 @@ class LocalExecutor:
                 array.delete()
         self.steps = {}
 
-    def _run(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
+    def dispatch(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
+        """Start a bucket's step on a packed iteration: what `launch` does on the device, which benchmarks time by itself.
+
+        Raises `EngineError` before the warm-up.
+        """
         if bucket not in self.steps:
             raise EngineError("the executor has not been warmed up, or is closed")
         self.cache, self.history, output = self.steps[bucket](
