@@ -165,7 +165,8 @@ def test_what_it_cannot_do_is_refused():
     pages = from_canonical("mosaic_gpu", jnp.asarray(a.pages))
     with pytest.raises(ValueError, match="take pages of bfloat16 or float16, not float32"):
         ragged_paged_attention(a.q, pages, *a.table, sm_scale=1.0, **INTERPRETED)
-    meta = prepare(*a.table, num_tokens=152, page_size=16, heads=Heads(8, 2, 64), **INTERPRETED)
+    of = functools.partial(prepare, num_tokens=152, page_size=16, heads=Heads(8, 2, 64), **INTERPRETED)
+    meta = jax.eval_shape(of, *a.table)
     with pytest.raises(ValueError, match=r"prepared for Heads\(num_q=8, .* but the call has Heads\(num_q=4, "):
         ragged_paged_attention(a.q, pages.astype(jnp.bfloat16), *a.table, sm_scale=1.0, metadata=meta, **INTERPRETED)
     with pytest.raises(ValueError, match="page_size = 20 is no multiple of 8"):
