@@ -66,7 +66,7 @@ def test_uniform_results_do_not_know_company_place_chunks_bucket_or_card():
     """A prompt's tokens, bitwise: whole, in chunks, alone, among others, in a bucket of another size, on another grid."""
     form = dataclasses.replace(HOPPER, uniform=True)
     on_five = dataclasses.replace(form, tuning=dataclasses.replace(SMALL_HOPPER, single_programs=5))
-    base = dataclasses.replace(LLAMA, num_tokens=14, bucket_rows=3, sliding_window=70)
+    base = dataclasses.replace(LLAMA, num_kv_heads=1, num_tokens=14, bucket_rows=3, sliding_window=70)
     prompt = 72
     whole = arrays(dataclasses.replace(base, rows=((prompt, 0),), num_tokens=prompt))
     seen: dict[int, set[bytes]] = {}

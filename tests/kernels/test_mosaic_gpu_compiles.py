@@ -107,6 +107,21 @@ def test_cache_of_a_whole_step_is_written_in_place():
     assert text.count('custom_call_target="mosaic_gpu') == 3
 
 
+@pytest.mark.parametrize(("tokens", "increments", "kernels"), [(ROWS, True, 2), (1, False, 2), (ROWS, False, 3)])
+def test_tiles_are_left_out_where_no_row_can_have_any(tokens, increments, kernels):
+    """Singles, the adding of their parts, and tiles where rows of several tokens are possible."""
+    with jax.set_mesh(mesh("h200")):
+        pages, q, _, table = operands(LLAMA_70B_OF_8, 64, NamedSharding(mesh("h200"), PartitionSpec()))
+        q = jax.ShapeDtypeStruct((tokens, *q.shape[1:]), q.dtype, sharding=q.sharding)
+
+        def attend(q, pages, table):
+            lists = prepare(*table, num_tokens=tokens, page_size=64, heads=LLAMA_70B_OF_8, increments=increments)
+            return ragged_paged_attention(q, pages, *table, sm_scale=0.1, metadata=lists)
+
+        text = jax.jit(attend).lower(q, pages, table).as_text()
+    assert text.count("@mosaic_gpu") == kernels
+
+
 def test_blackwell_is_served_by_xla_and_told_why():
     with jax.set_mesh(mesh("b200")):
         assert resolve() == "xla"
