@@ -66,7 +66,7 @@ def device_loop(executor: LocalExecutor, sitting: list[Seat], context: int, step
     packed = [executor.packer.pack(plan_of(sitting, context + i, first=i == 0), bucket)[0] for i in range(steps)]
     began = time.perf_counter()
     for one in packed:
-        output = executor._run(bucket, one)
+        output = executor.dispatch(bucket, one)
     jax.block_until_ready(output.packed)
     return time.perf_counter() - began
 

@@ -81,7 +81,10 @@ def contestants(loaded: LoadedModel, executor: LocalExecutor, case: Case) -> dic
         e.collect()
 
     iteration()  # seats are taken, as they are in the middle of a run
-    runs: dict[str, Callable[[], Any]] = {"iteration": iteration, "step": lambda: e._run(case.bucket, packed).packed}
+    runs: dict[str, Callable[[], Any]] = {
+        "iteration": iteration,
+        "step": lambda: e.dispatch(case.bucket, packed).packed,
+    }
     for part in PARTS:
         run = compile_without(part, e, shape)
         runs[f"without {part}"] = lambda run=run: run(packed)

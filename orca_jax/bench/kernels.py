@@ -98,7 +98,8 @@ def program(
 
     def run(q: Float[Array, "T H C"], caches: list[Array], table: tuple[Array, ...]) -> Float[Array, "T H C"]:
         how: dict[str, Any] = {"implementation": implementation, "interpret": interpret}
-        meta = prepare(*table, num_tokens=shape.tokens, page_size=s.page_size, heads=s.heads, **how)
+        kind: dict[str, Any] = {"increments": all(q == 1 for q, _ in shape.rows), "dtype": s.dtype}
+        meta = prepare(*table, num_tokens=shape.tokens, page_size=s.page_size, heads=s.heads, **kind, **how)
         for pages in caches:
             out = ragged_paged_attention(q, pages, *table, sm_scale=s.heads.dim**-0.5, metadata=meta, **how)
             q = q + out * jnp.asarray(1e-3, q.dtype)

@@ -51,7 +51,8 @@ def forward(
 ) -> tuple[Float[Array, "T D"], list[Array]]:
     """Normed hidden states of every token, and the cache with this iteration's keys and values in it."""
     windows = {model.config.window(i) for i in range(model.config.num_layers)}
-    attention = {window: RowAttention(model, window, rows, tokens.shape[0], options) for window in windows}
+    shared = (rows, tokens.shape[0], cache[0].dtype, options)
+    attention = {window: RowAttention(model, window, *shared) for window in windows}
     if options.layers == "scan":
         return scanned(model, tokens, positions, cache, attention[windows.pop()])
     run = {window: layer_function(attend) for window, attend in attention.items()}
@@ -66,7 +67,15 @@ def forward(
 class RowAttention:
     """Attention of one iteration's rows for the layers with one window; what these share is worked out once."""
 
-    def __init__(self, model: Decoder, window: int | None, rows: RowTable, num_tokens: int, options: AttentionOptions):
+    def __init__(
+        self,
+        model: Decoder,
+        window: int | None,
+        rows: RowTable,
+        num_tokens: int,
+        kv_dtype: Any,
+        options: AttentionOptions,
+    ):
         self.table = (rows.kv_lens, rows.page_table, rows.cu_q_lens, rows.num_rows)
         c = model.config
         self.options, self.window, self.scale = options, window, c.head_dim**-0.5
@@ -74,7 +83,7 @@ class RowAttention:
         self.metadata = prepare(
             *self.table, num_tokens=num_tokens, page_size=options.page_size, sliding_window=window,
             heads=Heads(c.num_heads // share, c.num_kv_heads // share, c.head_dim), uniform=options.uniform,
-            implementation=options.implementation, interpret=options.interpret,
+            dtype=kv_dtype, implementation=options.implementation, interpret=options.interpret,
         )  # fmt: skip
 
     def __call__(

@@ -79,7 +79,7 @@ class LocalExecutor:
         self.write_constraints, score = compiled[-len(rest) :]
         self.scorer.use(score)
         for bucket in o.whole_buckets:
-            self._run(bucket, np.zeros(packed_size(bucket, o.pages_per_row), np.int32))
+            self.dispatch(bucket, np.zeros(packed_size(bucket, o.pages_per_row), np.int32))
         for bucket in o.half_buckets:
             self._run_masked(bucket, np.zeros(packed_size(bucket, o.pages_per_row), np.int32), [], dict)
         self.write_constraints(self._place(allocate_constraints(self.options.num_slots, self.vocab_size)), np.int32(0),
@@ -100,7 +100,7 @@ class LocalExecutor:
             if seat.sampling.has_constraints:
                 self._constrain(seat)
         packed, order = self.packer.pack(plan, bucket)
-        output = self._run_masked(bucket, packed, order, masks or dict) if in_halves else self._run(bucket, packed)
+        output = self._run_masked(bucket, packed, order, masks or dict) if in_halves else self.dispatch(bucket, packed)
         output.packed.copy_to_host_async()
         self.iterations[bucket] += 1
         num_compiled = COMPILES.count - before
@@ -147,7 +147,11 @@ class LocalExecutor:
         self.steps = {}
         self.masked.close()
 
-    def _run(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
+    def dispatch(self, bucket: Bucket, packed: np.ndarray) -> StepOutput:
+        """Start a bucket's step on a packed iteration: what `launch` does on the device, which benchmarks time by itself.
+
+        Raises `EngineError` before the warm-up.
+        """
         if bucket not in self.steps:
             raise EngineError("the executor has not been warmed up, or is closed")
         self.cache, self.history, output = self.steps[bucket](

@@ -21,6 +21,7 @@ from orca_jax.execution.halves import make_model_half, make_sampling_half
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.packing import WIDTH, packed_size
 from orca_jax.execution.programs import Program
+from orca_jax.execution.sampler import Sampler, sample
 from orca_jax.execution.step import StepShape, make_step
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.decoder import Decoder
@@ -58,13 +59,13 @@ class StepOutline:
             constraints=self.same_everywhere(jax.eval_shape(lambda: allocate_constraints(slots, vocab))),
         )
 
-    def step(self, bucket: Bucket) -> Program:
-        """The step for one bucket; cache and token table are donated."""
+    def step(self, bucket: Bucket, sampler: Sampler = sample) -> Program:
+        """The step for one bucket; cache and token table are donated. To serve, it takes the whole `sampler`."""
         o = self.options
         packed = jax.ShapeDtypeStruct((packed_size(bucket, o.pages_per_row),), jnp.int32)
         return Program(
             f"step of {bucket.tokens} tokens in {bucket.rows} rows",
-            make_step(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention)),
+            make_step(self.graph, self.treedef, StepShape(bucket, o.pages_per_row, o.attention), sampler),
             (*self.memory, self.same_everywhere(packed)),
             donate=(1, 2),
             results=None if o.mesh is None else ([x.sharding for x in self.memory.cache], self.whole, self.whole),

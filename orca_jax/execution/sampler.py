@@ -7,6 +7,7 @@ are all kept. Random numbers are a function of (seed, index among n, position, t
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -45,6 +46,20 @@ def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
     return jnp.where(first == V, NOT_A_NUMBER, first)
 
 
+Sampler = Callable[[Array, RowTable, Array, Constraints, Mesh | None], Sampled]
+"""`(logits, rows, history, constraints, mesh) -> Sampled`, as `sample` and `greedy` are."""
+
+
+def greedy(
+    logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints,
+    mesh: Mesh | None = None,
+) -> Sampled:  # fmt: skip
+    """The likeliest tokens, whatever rows ask for: what `sample` does where they ask for nothing."""
+    R = logits.shape[0]
+    zeros = jnp.zeros((R, MAX_LOGPROBS))
+    return Sampled(argmax(logits), zeros[:, 0], jnp.zeros(R, jnp.int32), zeros.astype(jnp.int32), zeros)
+
+
 def sample(
     logits: Float[Array, "R V"], rows: RowTable, history: Int[Array, "slots N"], constraints: Constraints,
     mesh: Mesh | None = None, mask: Int[Array, "R W"] | None = None,
@@ -58,10 +73,7 @@ def sample(
         return logits if mask is None else jnp.where(unpack_bits(mask, logits.shape[1]), logits, -jnp.inf)
 
     def plain(logits: Array) -> Sampled:
-        R = logits.shape[0]
-        zeros = jnp.zeros((R, MAX_LOGPROBS))
-        token = argmax(within(logits))
-        return Sampled(token, zeros[:, 0], jnp.zeros(R, jnp.int32), zeros.astype(jnp.int32), zeros)
+        return greedy(within(logits), rows, history, constraints, mesh)
 
     def full(logits: Array) -> Sampled:
         def need(flag: Needs) -> Bool[Array, ""]:
@@ -76,9 +88,12 @@ def sample(
         logits = split(
             lax.cond(need(Needs.PENALTIES), lambda x: apply_penalties(x, rows, history), lambda x: x, logits)
         )
-        greedy = argmax(logits)
+        likeliest = argmax(logits)
         token = lax.cond(
-            need(Needs.NOISE), lambda x: jnp.where(is_random(rows), draw(x, rows), greedy), lambda x: greedy, logits
+            need(Needs.NOISE),
+            lambda x: jnp.where(is_random(rows), draw(x, rows), likeliest),
+            lambda x: likeliest,
+            logits,
         )
         return lax.cond(need(Needs.LOGPROBS), lambda: describe(raw, token), lambda: plain(raw)._replace(token=token))
 

@@ -21,7 +21,7 @@ from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.constraints import Constraints
 from orca_jax.execution.forward import AttentionOptions, forward
 from orca_jax.execution.packing import ON_DEVICE, Column, RowTable, token_rows, unpack
-from orca_jax.execution.sampler import Sampled, sample
+from orca_jax.execution.sampler import Sampled, Sampler, sample
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.sharding import split_by_vocabulary
 
@@ -47,7 +47,7 @@ class StepShape:
 
 
 def make_step(
-    graph: nnx.GraphDef, treedef: Any, shape: StepShape
+    graph: nnx.GraphDef, treedef: Any, shape: StepShape, sampler: Sampler = sample
 ) -> Callable[..., tuple[list[Array], Array, StepOutput]]:
     """The step function for one bucket, ready to be jitted with `donate_argnums=(1, 2)`.
 
@@ -65,7 +65,7 @@ def make_step(
         rows = unpack(packed, shape.bucket, shape.pages_per_row)
         cache, history, hidden, logits = run_model(model, rows, cache, history, shape.attention)
         with jax.named_scope("sample"):
-            sampled = sample(logits, rows, history, constraints, shape.attention.mesh)
+            sampled = sampler(logits, rows, history, constraints, shape.attention.mesh)
             history = remember(sampled.token, rows, history)
         return cache, history, StepOutput(pack_output(sampled), hidden)
 

@@ -13,6 +13,7 @@ from orca_jax.execution.buckets import Bucket
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.options import ExecutorOptions
 from orca_jax.execution.outline import StepOutline
+from orca_jax.execution.sampler import greedy, sample
 from orca_jax.models.config import DecoderConfig
 from orca_jax.models.decoder import Decoder
 from orca_jax.models.load import abstract_model
@@ -34,7 +35,8 @@ AVAILABLE = re.compile(r"(?:exceeds available HBM \(| of )([\d.]+)([KMGT])")
 class StepSpec:
     """A step to compile: model, shapes, hardware. Lengths are in tokens, `num_pages` is what each layer has.
 
-    `implementation` and `layers` left at None are what an engine would choose on that hardware.
+    `implementation` and `layers` left at None are what an engine would choose on that hardware. `greedy` leaves all of the
+    sampler out but the likeliest token, which is most of what compiling a few layers takes.
     """
 
     config: DecoderConfig
@@ -47,6 +49,7 @@ class StepSpec:
     num_devices: int = 1
     implementation: str | None = None
     layers: LayerForm | None = None
+    greedy: bool = False
 
 
 def compile_step(spec: StepSpec) -> StepReport | Refusal:
@@ -60,7 +63,7 @@ def compile_step(spec: StepSpec) -> StepReport | Refusal:
     attention = outline.options.attention
     about = (spec.hardware, spec.num_devices, attention.implementation, attention.layers)
     try:
-        compiled = outline.step(spec.bucket).lower().compile()
+        compiled = outline.step(spec.bucket, greedy if spec.greedy else sample).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise

@@ -68,9 +68,11 @@ def from_canonical(implementation: str | None, kv_pages: Float[Array, "pages S h
     return built.find(implementation, interpret=True).from_canonical(kv_pages)
 
 
-def to_canonical(implementation: str | None, kv_pages: Pages) -> Float[Array, "pages S heads2 C"]:
-    """The canonical form of pages in the implementation's layout (a copy, for tests and tools)."""
-    return built.find(implementation, interpret=True).to_canonical(kv_pages)
+def to_canonical(implementation: str | None, kv_pages: Pages, head_dim: int) -> Float[Array, "pages S heads2 C"]:
+    """The canonical form of pages in the implementation's layout (a copy, for tests and tools). `head_dim` is C, which
+    pages that are padded do not tell.
+    """
+    return built.find(implementation, interpret=True).to_canonical(kv_pages, head_dim)
 
 
 def prepare(
@@ -84,6 +86,8 @@ def prepare(
     heads: Heads,
     sliding_window: int | None = None,
     uniform: bool = False,
+    increments: bool = False,
+    dtype: Any = None,
     implementation: str | None = None,
     interpret: bool = False,
     tuning: Any = None,
@@ -92,11 +96,13 @@ def prepare(
 
     `num_tokens` is T, the length of the flat batch with its padding; `heads` what q and the pages will have. `sliding_window`
     and `uniform` are those of the attention calls that will use it (layers with different windows need one each).
-    `tuning` has the implementation's own sizes, None those that were measured or derived.
+    `increments` promises that no row has more than one token: what only longer rows need is then left out of the programs,
+    and what is made of a longer row is undefined. `dtype` is that of the pages, None for a 16-bit one; sizes of work follow
+    from it. `tuning` has the implementation's own sizes, None those that were measured or derived.
     """
     return built.find(implementation, interpret=interpret).prepare(
         *map(jnp.asarray, (kv_lens, page_table, cu_q_lens, num_rows)), num_tokens=num_tokens, page_size=page_size,
-        heads=heads, sliding_window=sliding_window, uniform=uniform, tuning=tuning,
+        heads=heads, sliding_window=sliding_window, uniform=uniform, increments=increments, dtype=dtype, tuning=tuning,
     )  # fmt: skip
 
 
@@ -141,7 +147,7 @@ def ragged_paged_attention(
         metadata = prepare(
             kv_lens, page_table, cu_q_lens, num_rows, num_tokens=q.shape[0], page_size=page_size,
             heads=Heads(q.shape[1], num_kv_heads, q.shape[2]), sliding_window=sliding_window, uniform=uniform,
-            implementation=how.name, interpret=interpret,
+            dtype=kv_pages.dtype, implementation=how.name, interpret=interpret,
         )  # fmt: skip
     _check(metadata, page_size, q.shape[0])
     if (metadata.sliding_window, metadata.uniform) != (sliding_window, uniform):
@@ -175,7 +181,8 @@ def write_kv(
     if metadata is None:
         metadata = prepare(
             kv_lens, page_table, cu_q_lens, num_rows, num_tokens=k.shape[0], page_size=page_size,
-            heads=Heads(num_kv_heads, num_kv_heads, k.shape[2]), implementation=how.name, interpret=interpret,
+            heads=Heads(num_kv_heads, num_kv_heads, k.shape[2]), dtype=kv_pages.dtype, implementation=how.name,
+            interpret=interpret,
         )  # fmt: skip
     _check(metadata, page_size, k.shape[0])
     with jax.named_scope("write_kv"):

@@ -39,13 +39,13 @@ class Implementation:
 
     `platform` is that of the targets it is written for, None for all. `why_not` says why it cannot run on a target, None
     where it can. Pages have a layout of its own, which `pages_shape` (of pages, page size, K and C), `pages_dtype`,
-    `from_canonical` and `to_canonical` describe; every operation takes canonical ones as well. `geometry` reads page size and
-    K off an array of pages. `heads_axis` is the axis of its pages that counts K/V heads: equal stretches of it hold whole
-    heads, in order, and can live on a device each.
+    `from_canonical` and `to_canonical` (of pages and C, which may be padded in them) describe; every operation takes
+    canonical ones as well. `geometry` reads page size and K off an array of pages. `heads_axis` is the axis of its pages that
+    counts K/V heads: equal stretches of it hold whole heads, in order, and can live on a device each.
 
-    prepare: `(kv_lens, page_table, cu_q_lens, num_rows, *, num_tokens, page_size, heads, sliding_window, uniform, tuning)`.
-    attend: `(q, kv_pages, metadata, *, sm_scale, soft_cap, interpret) -> [T, H, C]`. write: `(kv_pages, k, v, metadata, *,
-    interpret) -> kv_pages`.
+    prepare: `(kv_lens, page_table, cu_q_lens, num_rows, *, num_tokens, page_size, heads, sliding_window, uniform, increments,
+    dtype, tuning)`, as the public one has them. attend: `(q, kv_pages, metadata, *, sm_scale, soft_cap, interpret) ->
+    [T, H, C]`. write: `(kv_pages, k, v, metadata, *, interpret) -> kv_pages`.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Implementation:
     heads_axis: int
     pages_dtype: Callable[[Any], Any]
     from_canonical: Callable[[Pages], Pages]
-    to_canonical: Callable[[Pages], Pages]
+    to_canonical: Callable[[Pages, int], Pages]
     geometry: Callable[[Any], tuple[int, int]]
     prepare: Callable[..., Metadata]
     attend: Callable[..., Any]

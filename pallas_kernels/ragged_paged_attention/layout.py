@@ -98,8 +98,8 @@ def geometry(kv_pages: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, int]:
     return kv_pages.shape[3], kv_pages.shape[2]
 
 
-def to_canonical(kv_pages: Pages) -> CanonicalPages:
-    """The canonical form of pages in either layout (a copy, for tests and tools)."""
+def to_canonical(kv_pages: Pages, head_dim: int) -> CanonicalPages:
+    """The canonical form of pages in either layout (a copy, for tests and tools); C is nowhere padded here."""
     if is_canonical(kv_pages):
         return kv_pages
     n, _, heads, s, c = kv_pages.shape
@@ -110,7 +110,7 @@ def to_canonical(kv_pages: Pages) -> CanonicalPages:
 
 def to_xla(kv_pages: Pages) -> Pages:
     """The pages that the XLA implementation keeps on the target, of pages in either layout (a copy, for tests and tools)."""
-    return to_canonical(kv_pages) if tiles_arrays() else to_head_major(kv_pages)
+    return to_canonical(kv_pages, kv_pages.shape[-1]) if tiles_arrays() else to_head_major(kv_pages)
 
 
 def to_head_major(kv_pages: Pages) -> HeadMajorPages:

@@ -6,6 +6,7 @@ rows are cut into query *tiles*. In uniform mode every token is a single, so tha
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,9 +104,14 @@ def build(
     heads: Heads,
     sliding_window: int | None,
     uniform: bool,
+    increments: bool,
+    dtype: Any,
     tuning: Tuning | None,
 ) -> Metadata:
-    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch. `heads` changes nothing here."""
+    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch.
+
+    `heads`, `dtype` and `increments` change nothing here: a loop over no tiles costs nothing.
+    """
     tuning = tuning or Tuning()
     rows = clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens=num_tokens, page_size=page_size)
     # a row counts among the singles only while all rows before it do: then its token's number is its own

@@ -4,6 +4,8 @@ What the CPU charges for is the trip through memory and the number of operations
 a body is two gathers of whole half pages, two batched products with the page as a batch axis, and a running softmax.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -13,6 +15,18 @@ from pallas_kernels.ragged_paged_attention.metadata import Metadata, ceil_div
 
 NEG = -1e30  # finite, so that a wholly masked block is an identity instead of a NaN
 State = tuple[Float[Array, "N K M"], Float[Array, "N K M"], Float[Array, "N K M C"]]  # running top, total, sum
+
+
+class Scores(NamedTuple):
+    """What is done to products of queries and keys, in float32: queries that were scaled would have to be rounded again."""
+
+    sm_scale: float
+    soft_cap: float | None
+
+    def __call__(self, products: Float[Array, "..."]) -> Float[Array, "..."]:
+        if self.soft_cap is None:
+            return products * self.sm_scale
+        return self.soft_cap * jnp.tanh(products * (self.sm_scale / self.soft_cap))
 
 
 def attend(
@@ -29,11 +43,11 @@ def attend(
     _, k = geometry(kv_pages)
     # products run in the cache's own type: bfloat16 operands are twice as fast and what the cache holds is no finer
     dtype = kv_pages.dtype if kv_pages.dtype == jnp.bfloat16 else jnp.float32
-    scaled = (q.astype(jnp.float32) * sm_scale).astype(dtype).reshape(t, k, h // k, c)
-    out = _singles(scaled, kv_pages, meta, soft_cap)
+    grouped, how = q.astype(dtype).reshape(t, k, h // k, c), Scores(sm_scale, soft_cap)
+    out = _singles(grouped, kv_pages, meta, how)
     out = jnp.pad(out, ((0, t - out.shape[0]), (0, 0), (0, 0), (0, 0)))
     if not meta.uniform:
-        out = _tiles(scaled, kv_pages, meta, soft_cap, out)
+        out = _tiles(grouped, kv_pages, meta, how, out)
     return out.reshape(t, h, c).astype(q.dtype)
 
 
@@ -79,13 +93,11 @@ def _fold(
     k: Float[Array, "N P K C S"],
     v: Float[Array, "N P K S C"],
     valid: Bool[Array, "N P 1 #M S"],
-    soft_cap: float | None,
+    how: Scores,
 ) -> State:
     """One more block of P pages in N running softmaxes, each over its own pages."""
     top, total, acc = state
-    scores = jnp.einsum("npkmc,npkcs->npkms", q, k, preferred_element_type=jnp.float32)
-    if soft_cap is not None:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    scores = how(jnp.einsum("npkmc,npkcs->npkms", q, k, preferred_element_type=jnp.float32))
     scores = jnp.where(valid, scores, NEG)
     new_top = jnp.maximum(top, scores.max((1, 4)))
     weight = jnp.exp(scores - new_top[:, None, :, :, None])
@@ -94,7 +106,7 @@ def _fold(
     return new_top, total * keep + weight.sum((1, 4)), acc * keep[..., None] + product.sum(1)
 
 
-def _singles(q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, soft_cap) -> Float[Array, "N K G C"]:
+def _singles(q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, how: Scores) -> Float[Array, "N K G C"]:
     """One token against its own pages, a group of tokens at a time; zeros for tokens that are no singles."""
     size, per, page_size = meta.single_group, meta.single_block, meta.page_size
     groups = meta.single_blocks.shape[0]
@@ -112,7 +124,7 @@ def _singles(q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, soft_c
             used = position < end[:, None, None]
             k, v = _fetch(kv_pages, pages, used, q.dtype)
             valid = used if meta.sliding_window is None else used & (position >= low[:, None, None])
-            return _fold(state, repeated, k, v, valid[:, :, None, None], soft_cap)
+            return _fold(state, repeated, k, v, valid[:, :, None, None], how)
 
         _, total, acc = lax.fori_loop(0, meta.single_blocks[start // size], body, _start(*mine.shape))
         return acc / jnp.maximum(total, 1e-30)[..., None]
@@ -126,7 +138,7 @@ def _singles(q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, soft_c
 
 
 def _tiles(
-    q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, soft_cap, out: Float[Array, "T K G C"]
+    q: Float[Array, "T K G C"], kv_pages: Pages, meta: Metadata, how: Scores, out: Float[Array, "T K G C"]
 ) -> Float[Array, "T K G C"]:
     """`out` with the tokens of all other rows filled in: a tile of one row's tokens against that row's pages, causally."""
     t, heads, group, c = q.shape
@@ -153,7 +165,7 @@ def _tiles(
             if meta.sliding_window is not None:
                 valid &= seen[None] > position[:, None] - meta.sliding_window
             valid = jnp.broadcast_to(valid[None], (group, size, block)).reshape(1, 1, 1, group * size, block)
-            return _fold(state, mine, k, v, valid, soft_cap)
+            return _fold(state, mine, k, v, valid, how)
 
         _, total, acc = lax.fori_loop(first, ceil_div(end, block), body, _start(1, heads, group * size, c))
         done = (acc / total[..., None]).reshape(heads, group, size, c).transpose(2, 0, 1, 3)

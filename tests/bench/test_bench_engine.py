@@ -71,7 +71,7 @@ def test_the_reduced_steps_leave_out_what_they_say(loaded: LoadedModel, monkeypa
 
 def test_a_workload_is_served_with_exact_lengths_and_the_hosts_share(monkeypatch: pytest.MonkeyPatch):
     folder = Path(__file__).resolve().parents[1] / "models" / "goldens" / "llama"
-    config = EngineConfig(model=str(folder), max_num_seqs=4, max_num_batched_tokens=16, skip_tokenizer_init=True,
+    config = EngineConfig(model=str(folder), max_num_seqs=4, max_num_batched_tokens=4, skip_tokenizer_init=True,
                           compilation_cache_dir=None)  # fmt: skip
     subject = offline.Subject(config)
     jobs = [Job(0, [1, 2, 3], 5), Job(1, list(range(40)), 1), Job(2, [9], 12)]

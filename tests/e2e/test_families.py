@@ -19,7 +19,7 @@ def test_every_family_is_there():
 def test_an_engine_says_what_transformers_says(name: str):
     expected = load_file(GOLDENS / name / "golden.safetensors")
     prompt, answer = expected["prompt"].tolist(), expected["greedy"].tolist()
-    settings = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 8, "block_size": 4}
+    settings = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 4, "block_size": 4}
     company = [[1, 2, 3], prompt, [5] * 11]
     with LLM(GOLDENS / name, skip_tokenizer_init=True, compilation_cache_dir=None, **settings) as llm:
         params = SamplingParams(temperature=0.0, max_tokens=len(answer), ignore_eos=True)

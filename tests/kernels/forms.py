@@ -18,18 +18,21 @@ from pallas_kernels.ragged_paged_attention.mosaic_tpu import tuning as tpu
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of compiled programs
 class Form:
     """`layout` is "own" or "canonical"; `dtype` that of the pages, and `atol` how near its roundings come; `kinds` are the
-    shapes that drawn cases have, `examples` how many are drawn. `fixed` forms run the fixed cases too, with pages of
-    `page_size`.
+    shapes that drawn cases have, `examples` how many are drawn of each, and `more_kinds` those that are drawn with --full
+    only, when `many` are of each. `fixed` forms run the fixed cases too, with pages of `page_size`.
     """
 
     implementation: str
     layout: str = "own"
     uniform: bool = False
+    increments: bool = False
     tuning: Any = None
     dtype: Any = jnp.float32
     atol: float = 2e-5
     kinds: tuple[dict, ...] = KINDS
-    examples: int = 25
+    more_kinds: tuple[dict, ...] = ()
+    examples: int = 7
+    many: int = 25
     fixed: bool = True
     page_size: int = 4
 
@@ -43,8 +46,8 @@ class Form:
         return pages if self.layout == "canonical" else from_canonical(self.implementation, pages)
 
     def canonical(self, pages, case: Case) -> np.ndarray:
-        """Such pages in the canonical layout, without padded channels."""
-        return np.asarray(to_canonical(self.implementation, pages), np.float32)[..., : case.head_dim]
+        """Such pages in the canonical layout."""
+        return np.asarray(to_canonical(self.implementation, pages, case.head_dim), np.float32)
 
     def rounded(self, a: Arrays) -> Arrays:
         """The arrays, as the pages can hold them: queries are computed with in that type, too."""
@@ -80,29 +83,26 @@ FEW_TOKENS_HOPPER_KIND = dict(page_size=16, head_dim=64, num_tokens=20, bucket_r
 XLA = Form("xla", tuning=SMALL)
 TPU = Form("mosaic_tpu", tuning=SMALL_TPU)
 HOPPER = Form(
-    "mosaic_gpu", tuning=SMALL_HOPPER, dtype=jnp.bfloat16, atol=0.02, kinds=HOPPER_KINDS, page_size=8, fixed=not SLOW
-)
+    "mosaic_gpu", tuning=SMALL_HOPPER, dtype=jnp.bfloat16, atol=0.02, kinds=HOPPER_KINDS, examples=2 if SLOW else 4,
+    many=3 if SLOW else 12, page_size=8, fixed=not SLOW,
+)  # fmt: skip
 HOPPER_16 = dataclasses.replace(HOPPER, dtype=jnp.float16, atol=0.004)
 FORMS = {
     "xla-own": XLA,
-    "xla-own-default-blocks": dataclasses.replace(XLA, tuning=xla.Tuning()),
-    "xla-own-uniform": dataclasses.replace(XLA, uniform=True),
-    "xla-canonical": dataclasses.replace(XLA, layout="canonical"),
+    "xla-own-default-blocks": dataclasses.replace(XLA, tuning=xla.Tuning(), kinds=KINDS[:2], more_kinds=KINDS[2:]),
+    "xla-own-uniform": dataclasses.replace(XLA, uniform=True, kinds=KINDS[::3], more_kinds=KINDS[1:3]),
+    "xla-canonical": dataclasses.replace(XLA, layout="canonical", kinds=KINDS[:2], more_kinds=KINDS[2:]),
     "tpu-own": TPU,
-    "tpu-own-uniform": dataclasses.replace(TPU, uniform=True),
+    "tpu-own-uniform": dataclasses.replace(TPU, uniform=True, kinds=KINDS[::3], more_kinds=KINDS[1:3]),
     "tpu-own-bfloat16": dataclasses.replace(TPU, dtype=jnp.bfloat16, atol=0.02, kinds=TPU_KINDS, fixed=False),
     "tpu-own-float16-default-blocks": dataclasses.replace(
-        TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[1:], fixed=False
+        TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[2:], more_kinds=TPU_KINDS[:2], fixed=False
     ),
-    "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1]),
-    "gpu-own": dataclasses.replace(HOPPER, examples=3 if SLOW else 12),
-    "gpu-own-uniform": dataclasses.replace(
-        HOPPER, uniform=True, kinds=(FEW_TOKENS_HOPPER_KIND,), examples=2 if SLOW else 6, fixed=False
-    ),
-    "gpu-own-float16": dataclasses.replace(HOPPER_16, kinds=(ODD_HOPPER_KIND,), examples=2 if SLOW else 8, fixed=False),
-    "gpu-canonical": dataclasses.replace(
-        HOPPER_16, layout="canonical", kinds=(MANY_HEADS_HOPPER_KIND,), examples=3, fixed=False
-    ),
+    "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1], fixed=False),
+    "gpu-own": HOPPER,
+    "gpu-own-uniform": dataclasses.replace(HOPPER, uniform=True, kinds=(FEW_TOKENS_HOPPER_KIND,), fixed=False),
+    "gpu-own-float16": dataclasses.replace(HOPPER_16, kinds=(ODD_HOPPER_KIND,), fixed=False),
+    "gpu-canonical": dataclasses.replace(HOPPER_16, layout="canonical", kinds=(MANY_HEADS_HOPPER_KIND,), fixed=False),
 }
 
 

@@ -70,6 +70,7 @@ SMALL, WIDE = Heads(9, 3, 64), Heads(16, 4, 256)
         (SMALL, 128, dict(cap=30.0)),
         (WIDE, 16, dict(window=1024, cap=50.0)),
         (WIDE, 64, {}),
+        (WIDE, 24, {}),  # pages that are no power of two: eight copies a block, and divisions
         (Heads(71, 1, 64), 16, {}),
     ],
 )
@@ -81,7 +82,7 @@ def test_kernels_compile_and_nothing_spills(heads, page_size, options, capfd, mo
     # stores and loads of each kernel; that which adds up parts may have been compiled by a test before
     assert len(spills) >= 2 * (1 if options.get("uniform") else 2)
     # the widest heads leave no register free, and JAX 0.10's code for them needs a few more
-    few = 32 if jax.__version_info__ < (0, 11) and heads.dim > 128 else 0
+    few = 40 if jax.__version_info__ < (0, 11) and heads.dim > 128 else 0
     assert max(map(int, spills)) <= few, report
 
 
@@ -104,6 +105,21 @@ def test_cache_of_a_whole_step_is_written_in_place():
     assert large <= {"parameter", "bitcast", "fusion", "get-tuple-element"}
     assert len(re.findall(r"scatter\(", text)) == 1
     assert text.count('custom_call_target="mosaic_gpu') == 3
+
+
+@pytest.mark.parametrize(("tokens", "increments", "kernels"), [(ROWS, True, 2), (1, False, 2), (ROWS, False, 3)])
+def test_tiles_are_left_out_where_no_row_can_have_any(tokens, increments, kernels):
+    """Singles, the adding of their parts, and tiles where rows of several tokens are possible."""
+    with jax.set_mesh(mesh("h200")):
+        pages, q, _, table = operands(LLAMA_70B_OF_8, 64, NamedSharding(mesh("h200"), PartitionSpec()))
+        q = jax.ShapeDtypeStruct((tokens, *q.shape[1:]), q.dtype, sharding=q.sharding)
+
+        def attend(q, pages, table):
+            lists = prepare(*table, num_tokens=tokens, page_size=64, heads=LLAMA_70B_OF_8, increments=increments)
+            return ragged_paged_attention(q, pages, *table, sm_scale=0.1, metadata=lists)
+
+        text = jax.jit(attend).lower(q, pages, table).as_text()
+    assert text.count("@mosaic_gpu") == kernels
 
 
 def test_blackwell_is_served_by_xla_and_told_why():

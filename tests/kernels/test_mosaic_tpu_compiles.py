@@ -62,9 +62,10 @@ def compiled(generation: str, shape: Shape):
         return ragged_paged_attention(q, pages, *table, sm_scale=heads.dim**-0.5, metadata=metadata, **options), pages
 
     with jax.set_mesh(described.mesh(generation)):
+        kept["dtype"] = pages_dtype(None, shape.dtype)
         assert resolve() == "mosaic_tpu"
         pages = pages_shape(None, num_pages, shape.page_size, heads.num_kv, heads.dim)
-        cache = array(*pages, dtype=pages_dtype(None, shape.dtype))
+        cache = array(*pages, dtype=kept["dtype"])
         program = jax.jit(step, donate_argnums=0).lower(cache, q, k, k, array(), *table).compile()
     return program, cache.size * cache.dtype.itemsize
 
@@ -91,6 +92,7 @@ DEFAULT = [
     ("v6e", Shape(Heads(16, 8, 256), tokens=64)),
     ("v5e", Shape(Heads(16, 4, 96), dtype="float16", tokens=64)),
     ("tpu7x", Shape(Heads(16, 4, 80), dtype="float32", tokens=64)),
+    ("v6e", Shape(Heads(96, 96, 128), dtype="float32", tokens=64, rows=64)),
 ]
 MATRIX = [
     pytest.param(

@@ -1,6 +1,7 @@
 """One set of expectations for every implementation, layout and mode of ragged paged attention, against float64 NumPy."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import run, write
+from calls import INTERPRETED, attend, compiled_for, run, write
 from forms import HOPPER, TPU, XLA, all_forms
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,18 +32,59 @@ from pallas_kernels.ragged_paged_attention import (
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 
 
+def equals(case, form):
+    a = form.rounded(arrays(case))
+    expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
+    got = run(case, a, form)
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=form.atol)
+    assert not got[sum(q for q, _ in case.rows) :].any()
+
+
+def equals_in_drawn_cases(form, kinds, examples):
+    for kind in kinds:  # each by itself, so that each is drawn
+        settings(max_examples=examples)(given(cases((kind,)))(lambda case: equals(case, form)))()
+
+
 @all_forms()
 def test_equals_the_definition(form):
-    @settings(max_examples=form.examples)
-    @given(case=cases(form.kinds))
-    def equals(case):
-        a = form.rounded(arrays(case))
-        expected = reference.ragged_paged_attention(a.q, a.pages, *a.table, **case.options())
-        got = run(case, a, form)
-        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=form.atol)
-        assert not got[sum(q for q, _ in case.rows) :].any()
+    equals_in_drawn_cases(form, form.kinds, form.examples)
 
-    equals()
+
+@pytest.mark.full
+@all_forms()
+def test_equals_the_definition_in_many_cases(form):
+    equals_in_drawn_cases(form, form.kinds + form.more_kinds, form.many)
+
+
+@pytest.mark.parametrize("form", [XLA, TPU, HOPPER], ids=["xla", "tpu", "gpu"])
+def test_programs_for_increments_leave_nothing_out_that_these_need(form):
+    """One row of one token, and rows that are said to have one each."""
+    for rows, tokens, said in ((((1, 30),), 1, False), (((1, 30), (0, 5), (1, 0), (1, 127)), 6, True)):
+        case = Case(rows=rows, page_size=16, num_tokens=tokens, head_dim=64)
+        equals(case, dataclasses.replace(form, increments=said))
+
+
+ROUNDED = {"dtype": jnp.bfloat16, "atol": 0.004}
+SIXTEEN_BITS = [
+    pytest.param(dataclasses.replace(form, **ROUNDED), cap, id=f"{form.implementation}-{cap}")
+    for form, cap in ((XLA, None), (XLA, 64.0), (TPU, None), (TPU, 64.0), (HOPPER, 64.0))
+]
+
+
+@pytest.mark.parametrize(("form", "soft_cap"), SIXTEEN_BITS)
+def test_scores_are_scaled_and_not_queries(form, soft_cap):
+    """0.3 q is no bfloat16: rounded once more, it would give the first key, whose product with q is 0, more than half."""
+    case = Case(rows=((1, 1),), page_size=16, num_tokens=4, num_kv_heads=1, group=1, head_dim=64, soft_cap=soft_cap)
+    a = arrays(case)
+    page = a.table[1][0, 0]
+    a.q[0], a.pages[page, :2] = 0, 0
+    a.q[0, 0, :2] = 1, 3
+    a.pages[page, 0, 0, :2] = 192, -64
+    a.pages[page, 0, 1] = 1
+    call = compiled_for(form, attend, "options")
+    options = tuple({**case.options(), "sm_scale": 0.3}.items())
+    got = call(jnp.asarray(a.q), form.pages(a.pages), a.table, options=options)
+    np.testing.assert_allclose(got[0], 0.5, atol=form.atol)
 
 
 FIXED = [
@@ -96,9 +138,11 @@ def test_bfloat16_cache_is_as_near_as_its_roundings(uniform):
 def test_result_has_the_type_of_q(form):
     case = dataclasses.replace(FIXED[1], page_size=form.page_size)
     a = arrays(case)
-    for dtype in (jnp.bfloat16, jnp.float16):
-        a.q = jnp.asarray(a.q, dtype)
-        assert run(case, a, dataclasses.replace(form, dtype=jnp.float16)).dtype == dtype
+    form = dataclasses.replace(form, dtype=jnp.float16)
+    pages = form.pages(a.pages)
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        call = functools.partial(attend, options=tuple(case.options().items()), form=form)
+        assert jax.eval_shape(call, jnp.asarray(a.q, dtype), pages, a.table).dtype == dtype
 
 
 @all_forms(uniform=False)
@@ -119,7 +163,7 @@ def test_own_layout_round_trips(implementation, head_dim):
     canonical = jnp.arange(3.0 * 8 * 6 * head_dim).reshape(3, 8, 6, head_dim)
     own = from_canonical(implementation, canonical)
     assert own.shape == pages_shape(implementation, 3, 8, 3, head_dim)
-    np.testing.assert_array_equal(to_canonical(implementation, own)[..., :head_dim], canonical)
+    np.testing.assert_array_equal(to_canonical(implementation, own, head_dim), canonical)
 
 
 UNIFORM = [
@@ -161,7 +205,7 @@ def test_layers_in_one_array_are_reached_by_offset(form):
     table, per, q = tuple(map(jnp.asarray, a.table)), a.pages.shape[0], jnp.asarray(a.q)
     how = dict(implementation=form.implementation, interpret=form.interpret)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=INTERPRETED if form.interpret else None)
     def layer(pages, k, v, offset):
         metadata = prepare(
             *table, num_tokens=case.num_tokens, page_size=4, heads=Heads(4, 2, 8), tuning=form.tuning, **how

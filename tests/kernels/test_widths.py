@@ -15,7 +15,7 @@ from pallas_kernels.ragged_paged_attention import reference
 BF16 = {"dtype": jnp.bfloat16, "atol": 0.02}
 WIDTHS = [
     pytest.param(dataclasses.replace(XLA, **BF16), 96, 256, id="xla-96-256"),
-    pytest.param(dataclasses.replace(TPU, **BF16, tuning=None), 80, 16, id="tpu-80-16"),
+    pytest.param(dataclasses.replace(TPU, **BF16, tuning=None), 80, 16, id="tpu-80-16", marks=pytest.mark.full),
     pytest.param(dataclasses.replace(TPU, **BF16, tuning=None), 96, 256, id="tpu-96-256"),
     pytest.param(dataclasses.replace(TPU, **BF16, tuning=None), 256, 64, id="tpu-256-64"),
     pytest.param(

@@ -21,7 +21,8 @@ PAGE = 32
 class Cell:
     """One place of the matrix. `num_layers` None is the model's own depth; `cache` is bytes on each device.
 
-    `implementation` and the form of the layers are what an engine would choose there, unless they are named.
+    `implementation` and the form of the layers are what an engine would choose there, unless they are named. `greedy` cells
+    have no more of the sampler than the likeliest token.
     """
 
     model: str
@@ -32,11 +33,22 @@ class Cell:
     implementation: str | None = None
     cache: int = 2 * GiB
     bucket: Bucket | None = None
+    greedy: bool = False
 
     def __str__(self) -> str:
         depth = "" if self.num_layers is None else f"{self.num_layers}-layers"
         bucket = "" if self.bucket is None else f"{self.bucket.tokens}-tokens"
-        named = (self.model, depth, self.hardware, f"x{self.num_devices}", bucket, self.layers, self.implementation)
+        kind = "greedy" if self.greedy else ""
+        named = (
+            self.model,
+            depth,
+            self.hardware,
+            f"x{self.num_devices}",
+            bucket,
+            self.layers,
+            self.implementation,
+            kind,
+        )
         return "-".join(part for part in named if part)
 
     def spec(self) -> StepSpec:
@@ -46,7 +58,7 @@ class Cell:
         pages = self.cache * self.num_devices // page_bytes
         return StepSpec(
             config, "bfloat16", self.bucket or Bucket(side, side), pages, PAGE, 2048, self.hardware, self.num_devices,
-            self.implementation, self.layers,
+            self.implementation, self.layers, self.greedy,
         )  # fmt: skip
 
 
@@ -59,8 +71,9 @@ def shape(model: str, num_layers: int | None) -> DecoderConfig:
 
 @pytest.fixture(scope="session")
 def compiling(request: pytest.FixtureRequest):
-    """The cells of all chosen tests, compiling in two threads: XLA works outside of Python's lock."""
-    cells = {item.callspec.params["cell"] for item in request.session.items if "cell" in fixtures_with_values(item)}
+    """The cells of all tests that will run, compiling in two threads: XLA works outside of Python's lock."""
+    chosen = [item for item in request.session.items if item.get_closest_marker("skip") is None]
+    cells = {item.callspec.params["cell"] for item in chosen if "cell" in fixtures_with_values(item)}
     with ThreadPoolExecutor(2) as pool:
         yield {cell: pool.submit(compile_step, cell.spec()) for cell in sorted(cells, key=str) if installed(cell)}
         pool.shutdown(cancel_futures=True)

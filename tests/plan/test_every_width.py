@@ -5,6 +5,7 @@ Nothing here has memory: weights and cache are shapes, the devices are described
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import jax
 import pytest
@@ -17,9 +18,13 @@ from tests.plan.conftest import Cell
 MODELS = ("llama-3.1-8b", "llama-3.1-70b", "gpt-13b", "gpt-175b")
 HARDWARE = ("v5e", "v6e", "tpu7x", "h200", "b200")
 LAYERS = 2
-CELLS = [Cell(*place) for place in itertools.product(MODELS, HARDWARE, (1, 8))]
-FORMS = [Cell("llama-3.1-8b", "v6e", 8, layers="unrolled"), Cell("llama-3.1-8b", "h200", 8, layers="scan")]
-each_cell = pytest.mark.parametrize("cell", CELLS + FORMS, ids=str)
+SAMPLING = [Cell(MODELS[0], *place) for place in itertools.product(HARDWARE, (1, 8))]
+"""A step with the whole sampler, which knows of a model no more than its vocabulary, once for each target."""
+OTHERS = [Cell(*place) for place in itertools.product(MODELS[1:], HARDWARE, (1, 8))]
+OTHERS += [Cell(MODELS[0], "v6e", 8, layers="unrolled"), Cell(MODELS[0], "h200", 8, layers="scan")]
+GREEDY = [replace(cell, greedy=True) for cell in OTHERS]
+IN_FULL = [pytest.param(cell, marks=pytest.mark.full) for cell in OTHERS]
+each_cell = pytest.mark.parametrize("cell", SAMPLING + GREEDY + IN_FULL, ids=str)
 
 VIEWS = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional"}
 """Opcodes whose result is where their operands are."""
@@ -82,7 +87,7 @@ def test_two_all_reduces_in_a_layer_and_one_for_the_embedding(cell: Cell, result
     assert in_layers == {"attention": layers_in_text(result), "mlp": layers_in_text(result)}
 
 
-@each_cell
+@pytest.mark.parametrize("cell", SAMPLING + IN_FULL, ids=str)
 def test_logits_stay_where_they_are(cell: Cell, result: StepReport):
     """The sampler reduces over the split vocabulary: no device receives more logits than its share has. But for the branch
     of log-probabilities tpu7x's compiler turns a split by vocabulary into one by rows, or gathers where rows are few.

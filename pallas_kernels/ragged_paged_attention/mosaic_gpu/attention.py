@@ -30,7 +30,7 @@ def attend(
     how: dict[str, Any] = dict(sm_scale=sm_scale, soft_cap=soft_cap, options=_options(interpret))
     how["ops"] = Ops(plain=interpret and SIMPLE_INTERPRETER)
     out = _singles(queries, kv, meta, how)
-    if not meta.uniform:
+    if meta.has_tiles:
         out = jnp.where((meta.place >= 0)[:, None, None, None], _tiles(queries, kv, meta, how), out)
     return out[..., : heads.dim].reshape(q.shape).astype(q.dtype)
 

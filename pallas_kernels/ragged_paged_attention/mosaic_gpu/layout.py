@@ -75,8 +75,8 @@ def from_canonical(kv_pages: Pages) -> HopperPages:
     return jnp.pad(turned, ((0, 0),) * 4 + ((0, padded(c) - c),))
 
 
-def to_canonical(kv_pages: Pages, head_dim: int | None = None) -> CanonicalPages:
-    """The canonical form of pages in either layout (a copy); `head_dim` cuts the padding of C' off."""
+def to_canonical(kv_pages: Pages, head_dim: int) -> CanonicalPages:
+    """The canonical form of pages in either layout (a copy), without the padding of C'."""
     if is_canonical(kv_pages):
         return kv_pages
     n, heads, s, _, c = kv_pages.shape

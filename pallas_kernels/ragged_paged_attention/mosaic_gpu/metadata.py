@@ -9,6 +9,7 @@ length alone. All other rows are cut into *tiles* of query rows: (token, head of
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Int
 from pallas_kernels.ragged_paged_attention.layout import Heads
 from pallas_kernels.ragged_paged_attention.metadata import ceil_div
 from pallas_kernels.ragged_paged_attention.mosaic_gpu.layout import ALIGNED, BLOCK
+from pallas_kernels.ragged_paged_attention.rows import Rows, clean
 from pallas_kernels.ragged_paged_attention.target import Target, current_target
 
 Scalar = Int[Array, ""]
@@ -33,8 +35,8 @@ TILE_ROW, TILE_QUERY, TILE_PLACE, TILE_AT, TILE_STOP, TILE_BLOCK0, TILE_BLOCK1, 
 class Tuning:
     """Sizes of the work. They change speed, and outside of uniform mode in the last bits the order of the sums.
 
-    single_programs: shares of the singles' work. least: blocks that are worth a program. tile_programs: of the persistent
-    grid over tiles.
+    single_programs: shares of the singles' work. least: blocks in a share, where there are not enough for all.
+    tile_programs: of the persistent grid over tiles.
     """
 
     single_programs: int
@@ -43,16 +45,20 @@ class Tuning:
 
 
 def choose(target: Target) -> Tuning:
-    """Grids that fill the card once: of the programs for singles two fit on a multiprocessor, of those for tiles one."""
+    """Grids that fill the card once: of the programs for singles two fit on a multiprocessor, of those for tiles one.
+
+    Two blocks are fetched at once whatever the head width is (`singles.stages`), so a share of two waits for memory once,
+    as a share of one would, and there are half as many parts to be written, read and added up one after the other.
+    """
     processors = target.cores if target.platform == "gpu" and target.cores else PROCESSORS
-    return Tuning(single_programs=2 * processors, least=4, tile_programs=processors)
+    return Tuning(single_programs=2 * processors, least=2, tile_programs=processors)
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["programs", "singles", "parts", "tiles", "num_tiles", "queries", "page_table", "single", "place",
                  "write_page", "write_slot"],
-    meta_fields=["page_size", "sliding_window", "uniform", "heads", "tuning"],
+    meta_fields=["page_size", "sliding_window", "uniform", "has_tiles", "heads", "tuning"],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class HopperMetadata:
@@ -74,6 +80,7 @@ class HopperMetadata:
     page_size: int
     sliding_window: int | None
     uniform: bool
+    has_tiles: bool  # whether any row can be cut into tiles
     heads: Heads
     tuning: Tuning
 
@@ -88,40 +95,6 @@ class HopperMetadata:
         return dataclasses.replace(self, page_table=self.page_table + pages, write_page=moved)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The row table without its garbage, and each token's place in it."""
-
-    q_lens: Int[Array, " R"]  # 0 in padding rows
-    kv_lens: Int[Array, " R"]
-    begin: Int[Array, " R"]  # first token of a row
-    page_table: Int[Array, "R P"]
-    total: Scalar  # real tokens
-    row: Int[Array, " T"]
-    position: Int[Array, " T"]  # 0 in padding
-    page_size: int
-    window: int | None
-
-    def low(self, position: Int[Array, " ..."]) -> Int[Array, " ..."]:
-        """The first position that the token at `position` sees."""
-        return jnp.zeros_like(position) if self.window is None else jnp.maximum(position - self.window + 1, 0)
-
-
-def _clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens: int, page_size: int, window: int | None) -> _Rows:
-    rows = kv_lens.shape[0]
-    active = jnp.arange(rows) < num_rows[0]
-    total = jnp.where(num_rows[0] > 0, cu_q_lens[num_rows[0]], 0).astype(jnp.int32)
-    kv_lens = jnp.where(active, kv_lens, 0).astype(jnp.int32)
-    begin = jnp.where(active, cu_q_lens[:-1], total).astype(jnp.int32)
-    q_lens = jnp.where(active, cu_q_lens[1:] - cu_q_lens[:-1], 0).astype(jnp.int32)
-    used = jnp.arange(page_table.shape[1])[None] * page_size < kv_lens[:, None]
-    token = jnp.arange(num_tokens, dtype=jnp.int32)
-    row = jnp.minimum((token[:, None] >= (begin + q_lens)[None]).sum(1), rows - 1).astype(jnp.int32)
-    position = jnp.where(token < total, kv_lens[row] - q_lens[row] + token - begin[row], 0)
-    page_table = jnp.where(used, page_table, 0).astype(jnp.int32)
-    return _Rows(q_lens, kv_lens, begin, page_table, total, row, position, page_size, window)
-
-
 def build(
     kv_lens: Int[Array, " R"],
     page_table: Int[Array, "R P"],
@@ -133,17 +106,23 @@ def build(
     heads: Heads,
     sliding_window: int | None,
     uniform: bool,
+    increments: bool,
+    dtype: Any,
     tuning: Tuning | None,
 ) -> HopperMetadata:
-    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch."""
+    """Work lists of a row table; `num_tokens` is T, the padded length of the flat batch. `dtype` changes nothing here.
+
+    Where no row can have more tokens than one, that is known to the program, and the kernel for tiles is left out. Where it
+    only happens to be so, each of its programs reads that there is nothing to do and ends: a launch of some microseconds in
+    vain. A `lax.cond` around it would cost more, as XLA:GPU has the host wait for the predicate, in every layer.
+    """
     tuning = tuning or choose(current_target())
-    rows = _clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens, page_size, sliding_window)
-    valid = jnp.arange(num_tokens) < rows.total
+    rows = clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens=num_tokens, page_size=page_size)
     per_single = chunks(heads)[1] * heads.num_kv  # items
-    singles, single = _singles(rows, uniform, per_single)
+    singles, single = _singles(rows, sliding_window, uniform, per_single)
     tiled = jnp.zeros_like(rows.q_lens) if uniform else jnp.where(rows.q_lens > 1, rows.q_lens, 0)
     queries, begin = _queries(rows, tiled, heads.group, tile_rows(heads.dim))
-    tiles, num_tiles, place = _tiles(rows, tiled, begin, heads.group, tile_rows(heads.dim))
+    tiles, num_tiles, place = _tiles(rows, tiled, begin, heads.group, tile_rows(heads.dim), sliding_window)
     return HopperMetadata(
         programs=(programs := _programs(singles, per_single, uniform, tuning)),
         singles=singles,
@@ -154,11 +133,12 @@ def build(
         page_table=rows.page_table,
         single=single,
         place=place,
-        write_page=jnp.where(valid, rows.page_table[rows.row, rows.position // page_size], -1),
-        write_slot=rows.position % page_size,
+        write_page=rows.write_page,
+        write_slot=rows.write_slot,
         page_size=page_size,
         sliding_window=sliding_window,
         uniform=uniform,
+        has_tiles=not (uniform or increments or num_tokens == 1),
         heads=heads,
         tuning=tuning,
     )
@@ -181,16 +161,19 @@ def tile_rows(head_dim: int) -> int:
     return 64 if split_columns(head_dim) else 128
 
 
-def _singles(rows: _Rows, uniform: bool, heads: int) -> tuple[Int[Array, "N 7"], Int[Array, " T"]]:
+def _low(position: Int[Array, " n"], window: int | None) -> Int[Array, " n"]:
+    """The first position that the token at each `position` sees."""
+    return jnp.zeros_like(position) if window is None else jnp.maximum(position - window + 1, 0)
+
+
+def _singles(rows: Rows, window: int | None, uniform: bool, heads: int) -> tuple[Int[Array, "N 7"], Int[Array, " T"]]:
     """The singles, real ones first, and which of them each token is. `heads`: items in a single."""
     tokens = rows.row.shape[0]
-    real = jnp.arange(tokens) < rows.total
-    if not uniform:
-        real &= rows.q_lens[rows.row] == 1
+    real = rows.valid if uniform else rows.valid & (rows.q_lens[rows.row] == 1)
     n = tokens if uniform else min(tokens, rows.q_lens.shape[0])
     order = jnp.argsort(~real, stable=True).astype(jnp.int32)[:n]
     real_here, position = real[order], rows.position[order]
-    low = rows.low(position)
+    low = _low(position, window)
     stop = jnp.where(real_here, position + 1, 0)
     blocks = jnp.where(real_here, ceil_div(stop, BLOCK) - low // BLOCK, 0)
     line = (jnp.cumsum(blocks) - blocks) * heads
@@ -232,7 +215,7 @@ def _parts(singles: Int[Array, "N 7"], programs: Int[Array, "programs 4"], heads
     return parts.reshape(-1, 2).astype(jnp.int32)
 
 
-def _queries(rows: _Rows, q_lens: Int[Array, " R"], group: int, size: int) -> tuple[Int[Array, " M"], Int[Array, " R"]]:
+def _queries(rows: Rows, q_lens: Int[Array, " R"], group: int, size: int) -> tuple[Int[Array, " M"], Int[Array, " R"]]:
     """Query rows of the rows in tiles, and where those of each row begin: at a multiple of 8, where a TMA copy can."""
     aligned = q_lens * group + -(q_lens * group) % ALIGNED
     ends = jnp.cumsum(aligned)
@@ -240,12 +223,12 @@ def _queries(rows: _Rows, q_lens: Int[Array, " R"], group: int, size: int) -> tu
     length = tokens * group + ALIGNED * min(num_rows, tokens // 2) + size  # the last tile may reach past the last query
     at = jnp.arange(length + -length % ALIGNED, dtype=jnp.int32)
     row = jnp.minimum((at[:, None] >= ends[None]).sum(1), num_rows - 1)
-    source = rows.begin[row] * group + at - (ends - aligned)[row]
+    source = rows.starts[row] * group + at - (ends - aligned)[row]
     return jnp.clip(source, 0, tokens * group - 1).astype(jnp.int32), (ends - aligned).astype(jnp.int32)
 
 
 def _tiles(
-    rows: _Rows, q_lens: Int[Array, " R"], begin: Int[Array, " R"], group: int, size: int
+    rows: Rows, q_lens: Int[Array, " R"], begin: Int[Array, " R"], group: int, size: int, window: int | None
 ) -> tuple[Int[Array, "Q 9"], Int[Array, " 1"], Int[Array, " T"]]:
     """Tiles with their K/V blocks, longest first; how many are real; where the results of each token will stand."""
     num_tokens, num_rows = rows.row.shape[0], q_lens.shape[0]
@@ -257,13 +240,13 @@ def _tiles(
     before = rows.kv_lens[row] - q_lens[row]
     first = before + within // group
     last = before + jnp.minimum((within + size - 1) // group, q_lens[row] - 1)
-    block0, block1 = rows.low(first) // BLOCK, ceil_div(last + 1, BLOCK)
-    plain0 = jnp.clip(ceil_div(rows.low(last), BLOCK), block0, block1)
+    block0, block1 = _low(first, window) // BLOCK, ceil_div(last + 1, BLOCK)
+    plain0 = jnp.clip(ceil_div(_low(last, window), BLOCK), block0, block1)
     plain1 = jnp.clip((first + 1) // BLOCK, plain0, block1)
     table = jnp.stack([row, begin[row] + within, tile, before * group + within, last + 1, block0, block1,
                        plain0, plain1], axis=1)  # fmt: skip
     order = jnp.argsort(jnp.where(tile < ends[-1], block0 - block1, 1), stable=True)
-    query = jnp.arange(num_tokens, dtype=jnp.int32) - rows.begin[rows.row]
-    tiled = (jnp.arange(num_tokens) < rows.total) & (q_lens[rows.row] > 0)
+    query = jnp.arange(num_tokens, dtype=jnp.int32) - rows.starts[rows.row]
+    tiled = rows.valid & (q_lens[rows.row] > 0)
     place = jnp.where(tiled, starts[rows.row] * size + query * group, -1)
     return table[order].astype(jnp.int32), ends[-1:].astype(jnp.int32), place.astype(jnp.int32)

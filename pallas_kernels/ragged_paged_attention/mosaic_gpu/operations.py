@@ -48,17 +48,12 @@ def attend(
 ) -> Float[Array, "T H C"]:
     """Attention of every real token over its row's pages; zeros for the others.
 
-    Raises ValueError for pages of another type than bfloat16 or float16 and for other heads than were prepared for.
+    Raises ValueError for other heads than were prepared for.
     """
     # loads Mosaic's compiler, which a process on other hardware need not wait for
     from pallas_kernels.ragged_paged_attention.mosaic_gpu import attention
 
     heads = Heads(q.shape[1], layout.geometry(kv_pages)[1], q.shape[2])
-    if kv_pages.dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(
-            f"kv_pages are {kv_pages.dtype}, but the Hopper kernels take bfloat16 or float16 (keep the cache in one of "
-            "these, or use implementation 'xla')"
-        )
     if meta.heads != heads:
         raise ValueError(f"metadata was prepared for {meta.heads}, but the call has {heads}; prepare it for these")
     kv_pages = layout.from_canonical(kv_pages)

@@ -148,7 +148,12 @@ class _Program:
         row = at(columns.TILE_AT) + rows + self.ops.iota((ROWS_EACH,), 0, ROWS)
         position = lax.div(row, jnp.int32(self.meta.heads.group))  # of each row's token
         plgpu.barrier_wait(self.q_ready.at[me])
-        block = functools.partial(self.block, me=me, at=at, position=position, values=pl.ds(parts * each + first, each))
+        plain, stop = (
+            (at(columns.TILE_PLAIN0), at(columns.TILE_PLAIN1)),
+            at(columns.TILE_STOP),
+        )  # read once, not by block
+        values = pl.ds(parts * each + first, each)
+        block = functools.partial(self.block, me=me, plain=plain, stop=stop, position=position, values=values)
         start = (
             self.ops.full((ROWS_EACH,), NEG, ROWS),
             self.ops.full((ROWS_EACH,), 0, ROWS),
@@ -164,7 +169,7 @@ class _Program:
         plgpu.wait_smem_to_gmem(0)
         return step
 
-    def block(self, b, carry, *, me, at, position, values):
+    def block(self, b, carry, *, me, plain, stop, position, values):
         """One more block in the running softmax."""
         step, top, total, acc = carry
         stage, each = lax.rem(step, jnp.int32(self.kv_smem.shape[0])), acc.shape[1]
@@ -172,14 +177,14 @@ class _Program:
         k = [self.kv_smem.at[stage, :, pl.ds(i * each, each)] for i in range(self.q_smem.shape[1])]
         pairs = [(self.q_smem.at[me, i], self.ops.turned(half)) for i, half in enumerate(k)]
         scores = common.scaled(self.ops.product(*pairs), self.sm_scale, self.soft_cap)
-        plain = (b >= at(columns.TILE_PLAIN0)) & (b < at(columns.TILE_PLAIN1))
+        unmasked = (b >= plain[0]) & (b < plain[1])
         # one loop with a branch in it, not three loops: these kept so much at hand that registers were spilled
-        scores = lax.cond(plain, lambda x: x, functools.partial(self.masked, b=b, position=position), scores)
+        scores = lax.cond(unmasked, lambda x: x, functools.partial(self.masked, b=b, position=position), scores)
         new_top = jnp.maximum(top, scores.max(axis=1))
         weight = jnp.exp2(scores - spread(new_top, scores.shape, 0))
         keep = jnp.exp2(top - new_top)
         self.p_smem.at[me][...] = weight.astype(self.p_smem.dtype)
-        self.clean(b, stage, me, at(columns.TILE_STOP))
+        self.clean(b, stage, me, stop)
         plgpu.commit_smem()
         part = self.ops.product((self.p_smem.at[me], self.kv_smem.at[stage, :, values]))
         plgpu.barrier_arrive(self.free.at[stage])

@@ -1,6 +1,7 @@
 """The attention call: queries in the kernel's order, the kernel, results in the batch's order."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ from pallas_kernels.ragged_paged_attention.layout import Pages
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.kernel import kernel
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.pages import LANES, carried, pad_lanes, to_paired
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.sizes import ITEM, Sizes
-from pallas_kernels.ragged_paged_attention.mosaic_tpu.softmax import query_scale
 from pallas_kernels.ragged_paged_attention.mosaic_tpu.worklist import WorkList
 
 VMEM_LIMIT = 48 * 2**20  # of 64 MiB on tpu7x, more on the others; the rule in `tuning.py` stays well below
@@ -36,28 +36,24 @@ def attend(
     k = pages.shape[2]
     # bfloat16 runs as it is stored; of float16 the matrix unit knows nothing, so it is widened
     dtype = jnp.bfloat16 if pages.dtype == jnp.bfloat16 else jnp.float32
-    scaled = pad_lanes((q.astype(jnp.float32) * query_scale(sm_scale, soft_cap)).astype(dtype).reshape(t, k, h // k, c))
+    queries = pad_lanes(q.astype(dtype).reshape(t, k, h // k, c))
     sizes = Sizes(
         page_size=work.page_size, heads=k, pieces=pages.shape[3], dtype=pages.dtype, tuning=work.tuning,
-        sliding_window=work.sliding_window, soft_cap=soft_cap, simulated=isinstance(interpret, pltpu.InterpretParams),
+        sliding_window=work.sliding_window, sm_scale=sm_scale, soft_cap=soft_cap,
+        simulated=isinstance(interpret, pltpu.InterpretParams),
     )  # fmt: skip
-    singles = scaled if work.uniform else scaled[work.single_token]
+    singles = queries if work.uniform else queries[work.single_token]
     operands = [jnp.pad(singles, ((0, 0), (0, 0), (0, -(h // k) % 8), (0, 0)))]
-    if has_tiles(work):
-        operands.append(jnp.pad(scaled.transpose(1, 2, 0, 3), ((0, 0), (0, 0), (0, -t % work.tuning.tile), (0, 0))))
+    if work.has_tiles:
+        operands.append(jnp.pad(queries.transpose(1, 2, 0, 3), ((0, 0), (0, 0), (0, -t % work.tuning.tile), (0, 0))))
     out_dtype = jnp.bfloat16 if q.dtype == jnp.bfloat16 else jnp.float32
     results = _call(work, carried(pages), operands, sizes, out_dtype, interpret)
     alone = (work.single_place >= 0)[:, None, None, None]
     single = results[0] if work.uniform else results[0][jnp.maximum(work.single_place, 0)]
     out = jnp.where(alone, single[:, :, : h // k, :c], 0)
-    if has_tiles(work):
+    if work.has_tiles:
         out = jnp.where(work.tiled[:, None, None, None], results[1].transpose(2, 0, 1, 3)[:t, ..., :c], out)
     return out.reshape(t, h, c).astype(q.dtype)
-
-
-def has_tiles(work: WorkList) -> bool:
-    """Whether any item can be a tile."""
-    return not work.uniform and work.num_tokens > 1
 
 
 def _call(work: WorkList, pages, operands: list, sizes: Sizes, out_dtype, interpret) -> list[jax.Array]:
@@ -67,6 +63,7 @@ def _call(work: WorkList, pages, operands: list, sizes: Sizes, out_dtype, interp
     scratch.append(pltpu.SemaphoreType.DMA((2,)))
     for kind, operand in enumerate(operands):
         scratch += _scratch(kind, operand, sizes, out_dtype)
+    _check_size(scratch, sizes)
     return pl.pallas_call(
         functools.partial(kernel, sizes, len(operands) == 2),
         out_shape=[jax.ShapeDtypeStruct(x.shape, out_dtype) for x in operands],
@@ -81,6 +78,18 @@ def _call(work: WorkList, pages, operands: list, sizes: Sizes, out_dtype, interp
         interpret=interpret,
         name="ragged_paged_attention",
     )(work.counts, *(work.items[name] for name in ITEM), work.row_pages, pages, *operands)
+
+
+def _check_size(scratch: list, sizes: Sizes) -> None:
+    """ValueError for buffers that do not fit on the chip: a page of many heads can be too large by itself."""
+    there = [x for x in scratch if isinstance(x, pl.MemoryRef) and x.memory_space == pltpu.VMEM]
+    needed = sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in there)
+    if needed > VMEM_LIMIT:
+        raise ValueError(
+            f"the TPU kernel's buffers take {needed / 2**20:.0f} MiB, more than {VMEM_LIMIT / 2**20:.0f}, with "
+            f"{sizes.heads} K/V heads of {sizes.dtype} in pages of {sizes.page_size} tokens (use smaller pages, a "
+            "16-bit type of pages, or implementation 'xla')"
+        )
 
 
 def _scratch(kind: int, operand, sizes: Sizes, out_dtype) -> list:

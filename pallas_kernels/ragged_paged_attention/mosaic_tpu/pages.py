@@ -64,12 +64,12 @@ def to_paired(kv_pages: Pages) -> PairedPages:
     )
 
 
-def to_canonical(kv_pages: Pages) -> CanonicalPages:
-    """The canonical form of pages in either layout (a copy); C is still padded to a multiple of 128."""
+def to_canonical(kv_pages: Pages, head_dim: int) -> CanonicalPages:
+    """The canonical form of pages in either layout (a copy), without the padding of C."""
     if not is_paired(kv_pages):
         return kv_pages
     n, s, k, j, _, _ = kv_pages.shape
-    return kv_pages.transpose(0, 1, 2, 4, 3, 5).reshape(n, s, 2 * k, j * LANES)
+    return kv_pages.transpose(0, 1, 2, 4, 3, 5).reshape(n, s, 2 * k, j * LANES)[..., :head_dim]
 
 
 def pair(k: Float[Array, "T K C"], v: Float[Array, "T K C"]) -> Float[Array, "T K J 2 128"]:

@@ -19,6 +19,7 @@ class Sizes:
     dtype: jnp.dtype  # of the pages, whatever carries them
     tuning: Tuning
     sliding_window: int | None
+    sm_scale: float
     soft_cap: float | None
     simulated: bool
 

@@ -20,9 +20,11 @@ HEADS_AT_ONCE = 8
 LOG2_E = math.log2(math.e)
 
 
-def query_scale(sm_scale: float, soft_cap: float | None) -> float:
-    """What queries are multiplied by: scores are then exponents of 2, or the argument of the soft cap's tanh."""
-    return sm_scale * LOG2_E if soft_cap is None else sm_scale / soft_cap
+def exponents(products: jax.Array, sm_scale: float, soft_cap: float | None) -> jax.Array:
+    """Scores as exponents of 2, of float32 products of queries and keys: scaled queries would have to be rounded again."""
+    if soft_cap is None:
+        return products * (sm_scale * LOG2_E)
+    return jnp.tanh(products * (sm_scale / soft_cap)) * (soft_cap * LOG2_E)
 
 
 class Queries(NamedTuple):
@@ -140,9 +142,7 @@ class Softmax:
             parts = [_dot(q[:, j * LANES : (j + 1) * LANES], k, 1) for j, (k, _) in enumerate(both)]
             scores.append(sum(parts[1:], parts[0]))
             values.append([v for _, v in both])
-        s = _rows(scores)
-        if self.sizes.soft_cap is not None:
-            s = jnp.tanh(s) * (self.sizes.soft_cap * LOG2_E)
+        s = exponents(_rows(scores), self.sizes.sm_scale, self.sizes.soft_cap)
         if masks.seen is not None:
             s = jnp.where(masks.seen, s, MASKED)
         mine = pl.ds(first, count)

@@ -45,19 +45,20 @@ FETCH_BUDGET = 12 * MIB
 TILE_BUDGET = 16 * MIB  # that a tile's running softmax may take, beside its queries and results, which are half of it
 
 
-def choose(generation: str, heads: Heads, page_size: int) -> Tuning:
-    """The table's entry, or the rule's answer."""
-    return TABLE.get((generation, heads.dim, heads.group, page_size)) or rule(generation, heads, page_size)
+def choose(generation: str, heads: Heads, page_size: int, itemsize: int) -> Tuning:
+    """The table's entry, which is for 16-bit pages, or the rule's answer. `itemsize`: bytes of a number in the pages."""
+    entry = TABLE.get((generation, heads.dim, heads.group, page_size)) if itemsize == 2 else None
+    return entry or rule(generation, heads, page_size, itemsize)
 
 
-def rule(generation: str, heads: Heads, page_size: int) -> Tuning:
-    """Sizes from what a token weighs (in a 16-bit type) and a query's group.
+def rule(generation: str, heads: Heads, page_size: int, itemsize: int) -> Tuning:
+    """Sizes from what a token weighs and a query's group.
 
     A fetch of 1 MiB takes about as long as its latency on all generations, and more than 2,048 tokens are rarely there.
     Blocks of 256 tokens waste little behind a row's end and are faster than memory on v5e to v6e; tpu7x needs 512. Tiles
     have about 512 rows of scores, where what each row costs whatever the block is fades.
     """
-    token = 4 * (heads.num_kv | 1) * pieces(heads.dim) * LANES
+    token = 2 * itemsize * (heads.num_kv | 1) * pieces(heads.dim) * LANES
     fetch = page_size
     while 2 * fetch <= 2048 and (2 * fetch <= 512 or 2 * fetch * token <= MIB) and 4 * fetch * token <= FETCH_BUDGET:
         fetch *= 2

@@ -8,6 +8,7 @@ depend on its row. Lists live in scalar memory, which is small; the page table d
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ Scalar = Int[Array, ""]
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["items", "counts", "row_pages", "single_token", "single_place", "tiled", "runs", "num_runs"],
-    meta_fields=["page_size", "num_tokens", "sliding_window", "uniform", "tuning"],
+    meta_fields=["page_size", "num_tokens", "sliding_window", "uniform", "has_tiles", "tuning"],
 )
 @dataclasses.dataclass(frozen=True)
 class WorkList:
@@ -47,6 +48,7 @@ class WorkList:
     num_tokens: int
     sliding_window: int | None
     uniform: bool
+    has_tiles: bool  # whether any item can be a tile
     tuning: Tuning
 
     def offset_pages(self, pages: int | Scalar) -> "WorkList":
@@ -66,12 +68,16 @@ def build(
     heads: Heads,
     sliding_window: int | None,
     uniform: bool,
+    increments: bool,
+    dtype: Any,
     tuning: Tuning | None,
 ) -> WorkList:
     """Work list of a row table; `num_tokens` is T, the padded length of the flat batch. ValueError for a `tuning` whose
     sizes do not fit into each other.
     """
-    tuning = tuning or choose(generation(current_target()), heads, page_size)
+    tuning = tuning or choose(
+        generation(current_target()), heads, page_size, 2 if dtype is None else jnp.dtype(dtype).itemsize
+    )
     tuning.check(page_size)
     tuning = dataclasses.replace(tuning, tile=min(tuning.tile, -(-num_tokens // 16) * 16))
     rows = clean(kv_lens, page_table, cu_q_lens, num_rows, num_tokens=num_tokens, page_size=page_size)
@@ -79,7 +85,8 @@ def build(
     most = num_tokens if uniform else min(num_tokens, kv_lens.shape[0])
     single_token = _compact(alone, most)
     singles = _singles(rows, single_token, sliding_window)
-    tiles, num_tiles = _tiles(rows, 0 if uniform else tuning.tile, num_tokens, sliding_window)
+    has_tiles = not (uniform or increments or num_tokens == 1)
+    tiles, num_tiles = _tiles(rows, tuning.tile, num_tokens, sliding_window) if has_tiles else ({}, jnp.int32(0))
     num_singles = alone.sum(dtype=jnp.int32)
     runs, num_runs = _runs(rows, num_tokens, page_size)
     return WorkList(
@@ -95,6 +102,7 @@ def build(
         num_tokens=num_tokens,
         sliding_window=sliding_window,
         uniform=uniform,
+        has_tiles=has_tiles,
         tuning=tuning,
     )
 
@@ -116,8 +124,6 @@ def _tiles(rows: Rows, size: int, num_tokens: int, window: int | None) -> tuple[
     """Items of a row's tokens in a tile, `place`: the query of token `place * size + i` stands at `place * size + i +
     shift`, and is the row's own if that is `begin` at least and less than `end`.
     """
-    if size == 0 or num_tokens == 1:
-        return {}, jnp.zeros((), jnp.int32)
     num_rows = rows.q_lens.shape[0]
     first = rows.starts // size
     tiles = jnp.where(rows.q_lens > 1, (rows.starts + rows.q_lens - 1) // size - first + 1, 0)

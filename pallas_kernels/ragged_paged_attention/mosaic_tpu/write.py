@@ -41,7 +41,7 @@ def write(
         name="write_kv",
     )(work.num_runs, *(work.runs[name] for name in RUN), new, carried(pages))
     pages = lax.bitcast_convert_type(written, pages.dtype)
-    return pages if is_paired(kv_pages) else to_canonical(pages)[..., : k.shape[2]]
+    return pages if is_paired(kv_pages) else to_canonical(pages, k.shape[2])
 
 
 def _kernel(page_size: int, num_runs, token, page, slot, length, new, _, pages, sem) -> None:
