@@ -14,7 +14,19 @@ import orca_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE_NEEDS = ("jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2")
-CORE_ROOMS = ("core", "scheduling", "text", "grammar", "models", "execution", "engine", "observe", "offline", "testing", "bench")
+CORE_ROOMS = (
+    "core",
+    "scheduling",
+    "text",
+    "grammar",
+    "models",
+    "execution",
+    "engine",
+    "observe",
+    "offline",
+    "testing",
+    "bench",
+)
 HOST_ROOMS = ("core", "scheduling", "text", "grammar", "engine", "observe")
 NOT_CORE = {
     "orca_jax.grammar.matcher",  # these two import llguidance, when the first grammar comes

@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.grammar.conftest import PADDED, allowed, walk
 
 from orca_jax.core.errors import GrammarError, RequestError
 from orca_jax.core.structured_outputs import StructuredOutputsParams
 from orca_jax.grammar.compiler import KEPT_GRAMMARS, GrammarCompiler
+from tests.grammar.conftest import PADDED
+from tests.grammar.walks import allowed, walk
 
 LEAVES = st.sampled_from([
     {"type": "boolean"}, {"type": "null"}, {"type": "integer", "minimum": 0, "maximum": 99},
@@ -21,7 +22,9 @@ LEAVES = st.sampled_from([
 
 
 def containers(inner):
-    arrays = st.builds(lambda items, most: {"type": "array", "items": items, "maxItems": most}, inner, st.integers(0, 2))
+    arrays = st.builds(
+        lambda items, most: {"type": "array", "items": items, "maxItems": most}, inner, st.integers(0, 2)
+    )
     objects = st.builds(
         lambda properties, all_of_them: {
             "type": "object", "properties": properties, "additionalProperties": False,

@@ -126,7 +126,7 @@ GOOD = [
     ("json", {"type": "object", "title": "T", "default": {"minItems": 10**9}}),
     ("json", {"type": "object", "properties": {"minItems": {"type": "integer"}}}),
     ("json", {"type": "string", "pattern": "^[a-z]+(-[a-z]+)*$"}),
-    ("json", {f"$defs": {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(200)} | {"200": {"type": "null"}},
+    ("json", {"$defs": {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(200)} | {"200": {"type": "null"}},
               "$ref": "#/$defs/0"}),
     ("regex", "([a-z]+ )*[a-z]+"),
     ("regex", "(a|b)*"),
