@@ -26,11 +26,12 @@ CONFIG = DecoderConfig(
 BUCKETS = (Bucket(4, 4), Bucket(16, 4))
 
 
-def new_executor(halves=BUCKETS[1:], uniform=False, mesh=None):
+def new_executor(halves=BUCKETS[1:], uniform=False, mesh=None, buckets=BUCKETS):
     model = fill_randomly(abstract_model(CONFIG, "float32"), "float32", 0, lambda *_: None)
     attention = AttentionOptions("xla", 4, uniform=uniform, mesh=mesh)
-    executor = LocalExecutor(model, ExecutorOptions(BUCKETS, 4, 32, 32, attention, "float32", halves))
-    executor.warm_up()
+    executor = LocalExecutor(model, ExecutorOptions(buckets, 4, 32, 32, attention, "float32", halves))
+    if halves:
+        executor.warm_up()
     return executor
 
 
@@ -112,9 +113,9 @@ def test_the_token_of_a_masked_row_is_found_on_the_device(executor):
     assert executor.collect().tokens == blind
 
 
-def test_where_company_must_not_matter_there_is_one_way_to_run(executor):
-    pinned = new_executor(halves=BUCKETS, uniform=True)
-    assert pinned.steps == {} and pinned.statistics()["programs"] == 2 + 1 + 2
+def test_where_company_must_not_matter_there_is_one_way_to_run():
+    pinned = new_executor(halves=BUCKETS[1:], uniform=True, buckets=BUCKETS[1:])
+    assert pinned.steps == {} and pinned.statistics()["programs"] == 1 + 1 + 2
     pinned.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
     tokens = pinned.collect().tokens
     pinned.launch(StepPlan(tuple(rows_of(SAMPLINGS))), lambda: {1: mask_of([9])})
@@ -122,15 +123,12 @@ def test_where_company_must_not_matter_there_is_one_way_to_run(executor):
 
 
 def test_over_a_mesh_too():
-    for devices in (2, 4):  # 4 does not divide the K/V heads, 70 is no multiple of 4 either
-        if CONFIG.num_kv_heads % devices:
-            continue
-        executor = new_executor(mesh=tensor_mesh(jax.devices()[:devices]))
-        executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
-        whole = executor.collect().tokens
-        executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))), lambda: {1: mask_of([9])})
-        assert executor.collect().tokens == (whole[0], 9, *whole[2:])
-        assert executor.statistics()["compiles_after_warm_up"] == 0
+    executor = new_executor(mesh=tensor_mesh(jax.devices()[:2]), buckets=BUCKETS[1:])
+    executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
+    whole = executor.collect().tokens
+    executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))), lambda: {1: mask_of([9])})
+    assert executor.collect().tokens == (whole[0], 9, *whole[2:])
+    assert executor.statistics()["compiles_after_warm_up"] == 0
 
 
 def test_masks_for_an_executor_without_halves_are_refused():
