@@ -14,9 +14,23 @@ import orca_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE_NEEDS = ("jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2")
-CORE_ROOMS = ("core", "scheduling", "text", "models", "execution", "engine", "observe", "offline", "testing", "bench")
-HOST_ROOMS = ("core", "scheduling", "text", "engine", "observe")
+CORE_ROOMS = (
+    "core",
+    "scheduling",
+    "text",
+    "grammar",
+    "models",
+    "execution",
+    "engine",
+    "observe",
+    "offline",
+    "testing",
+    "bench",
+)
+HOST_ROOMS = ("core", "scheduling", "text", "grammar", "engine", "observe")
 NOT_CORE = {
+    "orca_jax.grammar.matcher",  # these two import llguidance, when the first grammar comes
+    "orca_jax.grammar.vocabulary",
     "orca_jax.observe.picture",  # draws with Pillow, for whoever asks for a picture
     "orca_jax.testing.goldens",  # makes the golden files, with transformers and torch
 }
@@ -24,6 +38,7 @@ NOT_CORE = {
 SURFACE = {
     "LLM",
     "SamplingParams",
+    "StructuredOutputsParams",
     "RequestOutputKind",
     "RequestOutput",
     "CompletionOutput",

@@ -56,8 +56,8 @@ def source_of(params: StructuredOutputsParams) -> str:
         check_regex(source, f"{NAME}.regex")
         return guarded(lambda: llguidance.LLMatcher.grammar_from_regex(source))
     if params.kind == "choice":
-        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
-        return guarded(lambda: lark(f"start: {texts}"))
+        pattern = "|".join(map(literally, json.loads(source)))
+        return guarded(lambda: llguidance.LLMatcher.grammar_from_regex(pattern))
     prepared = prepared_lark(source)
     return guarded(lambda: lark(prepared))
 
@@ -67,6 +67,12 @@ def from_schema(schema: str) -> str:
     return guarded(
         lambda: llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
     )
+
+
+def literally(text: str) -> str:
+    """A regular expression for this text and no other."""
+    plain = [c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):X}}}" for c in text]
+    return "".join(plain)
 
 
 def bounds() -> llguidance.LLParserLimits:
