@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orca_jax.bench import decode, iteration, kernels, offline, peers, profile, report, scheduler, startup
+from orca_jax.bench import decode, iteration, kernels, offline, peers, profile, report, scheduler, server, startup
 from orca_jax.core.errors import OrcaError
 
 ABOUT = {
@@ -19,13 +19,14 @@ ABOUT = {
     "offline": "this engine over the workloads",
     "startup": "warm-up and the first token, in fresh processes",
     "peers": "this engine and others in turn",
+    "server": "the server with streaming clients against the engine offline, and beyond its capacity",
     "kernels": "attention by itself against the ceilings of an accelerator",
     "decode": "whole decode steps of large shapes on an accelerator",
-    "all": "all of these but the last three, with their defaults",
+    "all": "all of these but the last four, with their defaults",
 }
 MODULES: dict[str, ModuleType] = {
     "iteration": iteration, "profile": profile, "offline": offline, "startup": startup, "peers": peers,
-    "kernels": kernels, "decode": decode,
+    "kernels": kernels, "decode": decode, "server": server,
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def main() -> int:
         for name in ABOUT if args.what == "all" else [args.what]:
             if args.what != "all":
                 run(name, args)
-            elif name not in ("all", "peers", "kernels", "decode"):
+            elif name not in ("all", "peers", "server", "kernels", "decode"):
                 save = ["--save"] if args.save else []
                 run(name, parser.parse_args([name, *save, "--results", str(args.results)]))
     except OrcaError as error:
