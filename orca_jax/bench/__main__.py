@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orca_jax.bench import batch, decode, iteration, kernels, offline, peers, profile, report, scheduler, startup
+from orca_jax.bench import batch, decode, iteration, kernels, offline, peers, profile, report, scheduler, server, startup
 from orca_jax.core.errors import OrcaError
 
 ABOUT = {
@@ -19,14 +19,16 @@ ABOUT = {
     "offline": "this engine over the workloads",
     "startup": "warm-up and the first token, in fresh processes",
     "peers": "this engine and others in turn",
+    "server": "the server with streaming clients against the engine offline, and beyond its capacity",
     "kernels": "attention by itself against the ceilings of an accelerator",
     "decode": "whole decode steps of large shapes on an accelerator",
     "batch": "a batch file against LLM.generate on the same requests",
-    "all": "all of these but the last four, with their defaults",
+    "all": "all of these but peers, server, kernels, decode and batch, with their defaults",
 }
+NOT_IN_ALL = ("all", "peers", "server", "kernels", "decode", "batch")
 MODULES: dict[str, ModuleType] = {
     "iteration": iteration, "profile": profile, "offline": offline, "startup": startup, "peers": peers,
-    "kernels": kernels, "decode": decode, "batch": batch,
+    "kernels": kernels, "decode": decode, "batch": batch, "server": server,
 }  # fmt: skip
 
 
@@ -91,7 +93,7 @@ def main() -> int:
         for name in ABOUT if args.what == "all" else [args.what]:
             if args.what != "all":
                 run(name, args)
-            elif name not in ("all", "peers", "kernels", "decode", "batch"):
+            elif name not in NOT_IN_ALL:
                 save = ["--save"] if args.save else []
                 run(name, parser.parse_args([name, *save, "--results", str(args.results)]))
     except OrcaError as error:
