@@ -20,8 +20,9 @@ from orca_jax.batch.tables import missing
 from orca_jax.batch.words import BatchError, Counts
 from orca_jax.cli.flags import add_engine_flags, add_sampling_flags, engine_settings, number, sampling_settings
 from orca_jax.cli.terminal import UsageError, say
-from orca_jax.core.config import EngineConfig, flag
+from orca_jax.core.config import EngineConfig
 from orca_jax.core.sampling_params import SamplingParams
+from orca_jax.core.settings import flag
 
 if TYPE_CHECKING:
     from orca_jax.batch.engine_answerer import EngineAnswerer

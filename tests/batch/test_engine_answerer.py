@@ -12,8 +12,10 @@ from orca_jax.batch.pipeline import Order
 from orca_jax.batch.runner import Limits
 from orca_jax.batch.words import Answered, BatchError, Item
 from orca_jax.core.config import EngineConfig
+from orca_jax.core.sampling_params import SamplingParams
 from orca_jax.engine.door import derived_seed
 from orca_jax.engine.thread import EngineThread
+from orca_jax.offline.llm import LLM
 from orca_jax.protocol.completions import MAX_PROMPTS
 from orca_jax.testing.fake_engine import FakeBuilt, build_fake_engine
 from orca_jax.testing.tiny_tokenizer import write_tokenizer
@@ -66,6 +68,17 @@ def test_lines_are_answered_and_refused_as_a_server_would(make, answerer):
                      "f": "model_not_found"}  # fmt: skip
     assert "did you mean 'temperature'" in failed["d"]["error"]["message"]
     assert failed["e"]["error"]["message"].startswith("line 5: ") and failed["e"]["error"]["param"] == "temperature"
+
+
+def test_a_greedy_answer_is_the_one_that_generate_gives(make, answerer, built):
+    prompts = [f"prompt {n}" for n in range(8)]
+    body = {"max_tokens": 6, "temperature": 0, "seed": 7}  # the double's answers depend on the seed, even greedy ones
+    paths = make(*[line(prompt, body={"prompt": prompt, **body}) for prompt in prompts])
+    run_batch(paths, answerer)
+    texts = [record["response"]["body"]["choices"][0]["text"] for record in records(paths.output)]
+    llm = LLM.over(built)  # the thread sleeps, so the engine may be turned from here
+    outputs = llm.generate(prompts, SamplingParams(**body), use_tqdm=False)
+    assert texts == [output.outputs[0].text for output in outputs] and any(texts)
 
 
 def test_any_model_is_taken_where_none_is_named(make, built):
