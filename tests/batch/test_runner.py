@@ -304,6 +304,16 @@ def test_two_processes_do_not_write_one_file(make):
     Job(paths, {}).close()
 
 
+def test_the_batches_of_a_server_have_ids_of_their_own(make):
+    paths = make(line("a"), "{")
+    with Job(paths, {}, name="b_7") as job:
+        job.write([Result(1, "a", Answered({})), Result(2, None, Failed("invalid_json", "no"))])
+    (answer,) = records(paths.partial_output)
+    assert (answer["id"], answer["response"]["request_id"]) == ("batch_req_b_7_1", "req_b_7_1")
+    with Job(paths, {}, name="b_7") as job:
+        assert job.done == {1, 2} and (job.counts.completed, job.counts.failed) == (1, 1)
+
+
 def test_a_result_that_was_deleted_is_not_taken_for_done(make):
     paths = make(line("a"))
     run_batch(paths, EchoAnswerer())
