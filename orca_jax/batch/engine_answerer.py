@@ -1,5 +1,7 @@
 """An engine as the answerer of a batch: OpenAI's bodies in, OpenAI's answers out."""
 
+import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +56,8 @@ class EngineAnswerer:
         self._thread, self._door, self._clock, self._wall = thread, door, clock, wall
         self._model, self._models, self._trust_templates = model, models, trust_templates
         self._prefix = f"batch-{name}-" if name else "batch-"
+        # The engine may still hold a line that an earlier run has given up: its request's id must not come again.
+        self._run, self._serial = secrets.token_hex(4), itertools.count()
         self._live: dict[str, None] = {}
         self._lock = threading.Lock()
 
@@ -68,7 +72,8 @@ class EngineAnswerer:
             )  # fmt: skip
         name = f"{self._prefix}{item.number}"
         # Each line owns so many numbers: the seeds of two lines are different ones, however many prompts each has.
-        numbering = Numbering(name, (item.number - 1) * MAX_PROMPTS, self._clock.now())
+        request_id = f"{name}-{self._run}-{next(self._serial)}"
+        numbering = Numbering(request_id, (item.number - 1) * MAX_PROMPTS, self._clock.now())
         return Work(name, call, call.requests(self._door, numbering))
 
     def submit(self, work: Work, done: Callable[[Outputs], None]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -111,6 +112,19 @@ def test_a_run_in_pieces_gives_what_a_run_in_one_piece_gives(make, answerer, ord
         stops += 1
     assert stops > 2
     assert sorted(paths.output.read_bytes().splitlines()) == sorted(whole.output.read_bytes().splitlines())
+
+
+def test_a_line_that_was_given_up_may_be_asked_again_at_once(answerer, built):
+    """The engine has not delivered the end of the first request when the second comes."""
+    item = Item(1, "a", "/v1/completions", {"prompt": "x", "max_tokens": 30})
+    ends: SimpleQueue = SimpleQueue()
+    for _ in range(20):
+        answerer.submit(answerer.prepare(item), ends.put)
+        answerer.cancel()
+    work = answerer.prepare(item)
+    answerer.submit(work, ends.put)
+    reasons = [ends.get(timeout=30)[0].outputs[0].finish_reason for _ in range(21)]
+    assert sorted(reasons) == ["abort"] * 20 + ["length"]
 
 
 def test_what_is_given_up_is_aborted(make, answerer, built):
