@@ -87,7 +87,8 @@ class Job:
             state.check_same(self.settings, paths.output)
             if not any(path.exists() for path in _partials(paths)):
                 return self._ended(state)
-        self._files = [self._locked(paths.partial_output), self._locked(paths.partial_errors)]
+        for path in _partials(paths):
+            self._files.append(self._locked(path))
         if restart:
             self._forget()
         elif read_state(paths.state) != state:

@@ -302,6 +302,11 @@ def test_two_processes_do_not_write_one_file(make):
     with Job(paths, {}), pytest.raises(BatchError, match="is being written by another process"):
         Job(paths, {})
     Job(paths, {}).close()
+    other = Paths.named(paths.source, paths.output.with_name("other.jsonl"), paths.errors)
+    with Job(paths, {}), pytest.raises(BatchError, match=r"out\.errors\.jsonl\.partial is being written"):
+        Job(other, {})
+    other.partial_output.unlink()
+    Job(other, {}).close()
 
 
 def test_the_batches_of_a_server_have_ids_of_their_own(make):
