@@ -1,5 +1,7 @@
 """An engine as the answerer of a batch: OpenAI's bodies in, OpenAI's answers out."""
 
+import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +37,8 @@ class EngineAnswerer:
 
     models: names that a line may ask for, the first is the one that answers carry; empty takes any name. name: tells
     the batches of one engine apart. A line without a seed gets one from the engine's seed and its own number, so that
-    its answer depends neither on the other lines nor on where a run was resumed. `wall` is seconds since 1970.
+    its answer depends neither on the other lines nor on where a run was resumed. trust_templates: take chat templates
+    from lines; they are code, if sandboxed. `wall` is seconds since 1970.
     """
 
     def __init__(
@@ -47,11 +50,14 @@ class EngineAnswerer:
         model: str,
         models: Sequence[str] = (),
         name: str = "",
+        trust_templates: bool = False,
         wall: Callable[[], float] = time.time,
     ):
         self._thread, self._door, self._clock, self._wall = thread, door, clock, wall
-        self._model, self._models = model, models
+        self._model, self._models, self._trust_templates = model, models, trust_templates
         self._prefix = f"batch-{name}-" if name else "batch-"
+        # The engine may still hold a line that an earlier run has given up: its request's id must not come again.
+        self._run, self._serial = secrets.token_hex(4), itertools.count()
         self._live: dict[str, None] = {}
         self._lock = threading.Lock()
 
@@ -59,9 +65,15 @@ class EngineAnswerer:
         call = parse_call(item.url, item.body)
         if call.model is not None and self._models and call.model not in self._models:
             raise no_such_model(call.model, self._model)
+        if call.brings_template and not self._trust_templates:
+            raise ApiError(
+                400, "chat_template is not accepted from requests here (--trust-request-chat-template).",
+                param="chat_template",
+            )  # fmt: skip
         name = f"{self._prefix}{item.number}"
         # Each line owns so many numbers: the seeds of two lines are different ones, however many prompts each has.
-        numbering = Numbering(name, (item.number - 1) * MAX_PROMPTS, self._clock.now())
+        request_id = f"{name}-{self._run}-{next(self._serial)}"
+        numbering = Numbering(request_id, (item.number - 1) * MAX_PROMPTS, self._clock.now())
         return Work(name, call, call.requests(self._door, numbering))
 
     def submit(self, work: Work, done: Callable[[Outputs], None]) -> None:

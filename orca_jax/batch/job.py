@@ -59,8 +59,10 @@ class Job:
         if done != counts.total:
             raise BatchError(f"{self.paths.output} has {done} of {counts.total} lines (--restart begins anew)")
         self.sync()
-        State(COMPLETE, self.settings, counts.completed, counts.failed).write(self.paths.state)
-        self._settle()
+        output, errors = self._files
+        state = State(COMPLETE, self.settings, counts.completed, counts.failed, output.size, errors.size)
+        state.write(self.paths.state)
+        self._settle(state)
 
     def close(self) -> None:
         """Give the files back to whoever comes next. Idempotent."""
@@ -83,11 +85,10 @@ class Job:
             self._refuse_foreign()
         if state is not None and complete:
             state.check_same(self.settings, paths.output)
-            if not paths.partial_output.exists():
-                if not paths.output.exists():
-                    raise BatchError(f"{paths.output} was complete, but is missing (--restart answers all again)")
+            if not any(path.exists() for path in _partials(paths)):
                 return self._ended(state)
-        self._files = [self._locked(paths.partial_output), self._locked(paths.partial_errors)]
+        for path in _partials(paths):
+            self._files.append(self._locked(path))
         if restart:
             self._forget()
         elif read_state(paths.state) != state:
@@ -104,7 +105,7 @@ class Job:
 
     def _ended(self, state: State) -> bool:
         """Finish what a run that was killed at its very end has left."""
-        self._settle()
+        self._settle(state)
         self.counts = Counts(state.completed + state.failed, state.completed, state.failed)
         return True
 
@@ -149,17 +150,24 @@ class Job:
         self.counts.failed += code is not None
         return True
 
-    def _settle(self) -> None:
-        """Rename what is complete; a file of errors only where there are any."""
-        partial, final = self.paths.partial_errors, self.paths.errors
-        if partial.exists():
-            if partial.stat().st_size:
+    def _settle(self, state: State) -> None:
+        """Rename what is complete; a file of errors only where there are any.
+
+        A partial file of another size is none of this run's: two processes that began at once may leave an empty one.
+        """
+        paths = self.paths
+        both = (
+            (paths.partial_errors, paths.errors, state.error_bytes),
+            (paths.partial_output, paths.output, state.output_bytes),
+        )
+        for partial, final, size in both:
+            wanted = size > 0 or final == paths.output
+            if wanted and not final.exists():
+                if not partial.exists() or partial.stat().st_size != size:
+                    raise BatchError(f"{final} was complete, but is missing (--restart answers all again)")
                 partial.replace(final)
-            else:
-                partial.unlink()
-        if self.paths.partial_output.exists():
-            self.paths.partial_output.replace(self.paths.output)
-        for folder in {self.paths.output.parent, final.parent}:
+            partial.unlink(missing_ok=True)
+        for folder in {paths.output.parent, paths.errors.parent}:
             sync_folder(folder)
 
 

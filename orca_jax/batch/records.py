@@ -30,8 +30,7 @@ class Records:
             "id": f"{PREFIX}{self._name}{result.number}", "custom_id": result.custom_id, "response": response,
             "error": error,
         }  # fmt: skip
-        # A refusal may echo what was sent, and that may be text that UTF-8 cannot hold.
-        return json.dumps(record, ensure_ascii=error is not None, separators=(",", ":")).encode() + b"\n"
+        return _json_line(record)
 
     def _refusal(self, number: int, failure: Failed) -> dict[str, Any] | None:
         if failure.status is None or failure.body is None:
@@ -40,6 +39,17 @@ class Records:
 
     def _response(self, status: int, number: int, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"status_code": status, "request_id": f"req_{self._name}{number}", "body": body}
+
+
+def _json_line(record: Mapping[str, Any]) -> bytes:
+    """One line for every reader, also for one that takes U+2028 or U+0085 for the end of a line."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    for character in ("\x85", "\u2028", "\u2029"):
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:  # a refusal echoes half of a surrogate pair
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def _error(number: int, failure: Failed) -> dict[str, Any]:

@@ -16,12 +16,17 @@ RUNNING, COMPLETE = "running", "complete"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`settings` is everything that an answer depends on, by name, as plain JSON values."""
+    """`settings` is everything that an answer depends on, by name, as plain JSON values.
+
+    Once `status` is COMPLETE: how many lines were answered and how many failed, and the sizes of the two files.
+    """
 
     status: str
     settings: Mapping[str, Any]
     completed: int = 0
     failed: int = 0
+    output_bytes: int = 0
+    error_bytes: int = 0
 
     def check_same(self, settings: Mapping[str, Any], where: Path) -> None:
         """Raise BatchError naming the first setting that differs."""

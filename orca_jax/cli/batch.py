@@ -85,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--threads", type=number(int), metavar="N", help="threads that read and tokenise ahead")
     group.add_argument("--any-model", action="store_true", help="answer lines that ask for another model, too")
+    group.add_argument(
+        "--trust-request-chat-template",
+        action="store_true",
+        help="accept chat templates in lines (sandboxed, but code)",
+    )
     add_sampling_flags(parser)
     add_engine_flags(parser)
 
@@ -121,7 +126,10 @@ def _answer(args: argparse.Namespace, config: EngineConfig, records: Records, de
     with EngineThread(built.engine) as thread:
         served = config.model or built.info.model
         models = () if args.any_model else (served, built.info.model, Path(served).name)
-        answerer = engine_answerer(thread, built.door, built.engine.clock, model=served, models=models)
+        answerer = engine_answerer(
+            thread, built.door, built.engine.clock, model=served, models=models,
+            trust_templates=args.trust_request_chat_template,
+        )  # fmt: skip
         source = Pipeline(records, decode, answerer, done=job.done, order=_order(args), threads=args.threads)
         with closing(source), closing(BatchBar(job.counts)) as bar:
             runner = Runner(
@@ -197,6 +205,7 @@ def _identity(
         "prompt_field": args.prompt_field,
         "url": url,
         "any_model": args.any_model,
+        "trust_request_chat_template": args.trust_request_chat_template,
         "shard": list(args.shard),
         "errors": os.path.relpath(errors, Path(args.output).parent),
         **{f"default {name}": value for name, value in defaults.items()},

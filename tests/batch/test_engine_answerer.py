@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -12,8 +13,10 @@ from orca_jax.batch.pipeline import Order
 from orca_jax.batch.runner import Limits
 from orca_jax.batch.words import Answered, BatchError, Item
 from orca_jax.core.config import EngineConfig
+from orca_jax.core.sampling_params import SamplingParams
 from orca_jax.engine.door import derived_seed
 from orca_jax.engine.thread import EngineThread
+from orca_jax.offline.llm import LLM
 from orca_jax.protocol.completions import MAX_PROMPTS
 from orca_jax.testing.fake_engine import FakeBuilt, build_fake_engine
 from orca_jax.testing.tiny_tokenizer import write_tokenizer
@@ -68,6 +71,17 @@ def test_lines_are_answered_and_refused_as_a_server_would(make, answerer):
     assert failed["e"]["error"]["message"].startswith("line 5: ") and failed["e"]["error"]["param"] == "temperature"
 
 
+def test_a_greedy_answer_is_the_one_that_generate_gives(make, answerer, built):
+    prompts = [f"prompt {n}" for n in range(8)]
+    body = {"max_tokens": 6, "temperature": 0, "seed": 7}  # the double's answers depend on the seed, even greedy ones
+    paths = make(*[line(prompt, body={"prompt": prompt, **body}) for prompt in prompts])
+    run_batch(paths, answerer)
+    texts = [record["response"]["body"]["choices"][0]["text"] for record in records(paths.output)]
+    llm = LLM.over(built)  # the thread sleeps, so the engine may be turned from here
+    outputs = llm.generate(prompts, SamplingParams(**body), use_tqdm=False)
+    assert texts == [output.outputs[0].text for output in outputs] and any(texts)
+
+
 def test_any_model_is_taken_where_none_is_named(make, built):
     with EngineThread(built.engine) as thread:
         paths = make(LINES[5])
@@ -98,6 +112,19 @@ def test_a_run_in_pieces_gives_what_a_run_in_one_piece_gives(make, answerer, ord
         stops += 1
     assert stops > 2
     assert sorted(paths.output.read_bytes().splitlines()) == sorted(whole.output.read_bytes().splitlines())
+
+
+def test_a_line_that_was_given_up_may_be_asked_again_at_once(answerer, built):
+    """The engine has not delivered the end of the first request when the second comes."""
+    item = Item(1, "a", "/v1/completions", {"prompt": "x", "max_tokens": 30})
+    ends: SimpleQueue = SimpleQueue()
+    for _ in range(20):
+        answerer.submit(answerer.prepare(item), ends.put)
+        answerer.cancel()
+    work = answerer.prepare(item)
+    answerer.submit(work, ends.put)
+    reasons = [ends.get(timeout=30)[0].outputs[0].finish_reason for _ in range(21)]
+    assert sorted(reasons) == ["abort"] * 20 + ["length"]
 
 
 def test_what_is_given_up_is_aborted(make, answerer, built):

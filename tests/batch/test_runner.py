@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orca_jax.batch import append_file
 from orca_jax.batch.append_file import AppendFile
 from orca_jax.batch.job import Job
 from orca_jax.batch.paths import Paths
@@ -201,7 +200,7 @@ def test_a_full_disk_is_named_and_the_run_resumes(make, monkeypatch, full):
     small = disks[paths.partial_output if full == "output" else paths.partial_errors]
     small.capacity = 250
     monkeypatch.setattr(Job, "_locked", lambda self, path: AppendFile(disks[path], str(path)))
-    monkeypatch.setattr(Job, "_settle", lambda self: None)
+    monkeypatch.setattr(Job, "_settle", lambda self, state: None)
     with pytest.raises(BatchError, match=f"cannot write .*{'out' if full == 'output' else 'errors'}.jsonl.partial: No"):
         run_batch(paths, EchoAnswerer())
     assert all(disk.content == b"" or disk.content.endswith(b"\n") for disk in disks.values())
@@ -303,6 +302,21 @@ def test_two_processes_do_not_write_one_file(make):
     with Job(paths, {}), pytest.raises(BatchError, match="is being written by another process"):
         Job(paths, {})
     Job(paths, {}).close()
+    other = Paths.named(paths.source, paths.output.with_name("other.jsonl"), paths.errors)
+    with Job(paths, {}), pytest.raises(BatchError, match=r"out\.errors\.jsonl\.partial is being written"):
+        Job(other, {})
+    other.partial_output.unlink()
+    Job(other, {}).close()
+
+
+def test_the_batches_of_a_server_have_ids_of_their_own(make):
+    paths = make(line("a"), "{")
+    with Job(paths, {}, name="b_7") as job:
+        job.write([Result(1, "a", Answered({})), Result(2, None, Failed("invalid_json", "no"))])
+    (answer,) = records(paths.partial_output)
+    assert (answer["id"], answer["response"]["request_id"]) == ("batch_req_b_7_1", "req_b_7_1")
+    with Job(paths, {}, name="b_7") as job:
+        assert job.done == {1, 2} and (job.counts.completed, job.counts.failed) == (1, 1)
 
 
 def test_a_result_that_was_deleted_is_not_taken_for_done(make):
@@ -346,7 +360,25 @@ def test_an_empty_input_has_an_empty_answer(make):
 
 def test_results_are_whole_lines_whatever_they_hold(make):
     paths = make(line("a"))
+    nasty = "\n\r\x0b\x1c\x85\u2028\u2029\x00é☃"
     with Job(paths, {}) as job:
-        job.write([Result(1, "\n", Answered({"text": "\n\r\u2028\x00"})), Result(2, None, Failed("c", "\ud800"))])
-    assert paths.partial_output.read_bytes().count(b"\n") == 1 == paths.partial_errors.read_bytes().count(b"\n")
-    assert append_file._record(paths.partial_errors.read_bytes()) is not None
+        job.write([Result(1, nasty, Answered({"text": nasty})), Result(2, None, Failed("c", nasty + "\ud800"))])
+    (answer,), (error,) = records(paths.partial_output), records(paths.partial_errors)  # split as Python splits text
+    assert answer["custom_id"] == answer["response"]["body"]["text"] == nasty
+    assert error["error"]["message"] == nasty + "\ud800"
+    assert "é☃".encode() in paths.partial_output.read_bytes()
+
+
+def test_empty_files_of_a_late_comer_do_not_replace_what_is_complete(make):
+    """Another process that opens the partial files just after they were renamed makes new ones."""
+    paths = make(*BAD)
+    run_batch(paths, EchoAnswerer())
+    output, errors = paths.output.read_bytes(), paths.errors.read_bytes()
+    for name in ("partial_output", "partial_errors"):
+        getattr(paths, name).touch()
+        assert run_batch(paths, HandAnswerer()).completed == 3
+        assert (paths.output.read_bytes(), paths.errors.read_bytes()) == (output, errors)
+        assert not getattr(paths, name).exists()
+    paths.errors.unlink()
+    with pytest.raises(BatchError, match=r"out\.errors\.jsonl was complete, but is missing"):
+        run_batch(paths, HandAnswerer())

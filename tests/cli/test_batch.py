@@ -102,6 +102,16 @@ def test_another_model_is_a_404_unless_any_is_taken(builds, files):
     assert not output.with_name("out.errors.jsonl").exists()
 
 
+def test_a_template_in_a_line_is_code_that_has_to_be_trusted(builds, files):
+    body = {"messages": [{"role": "user", "content": "hi"}], "chat_template": "{{ 'def' }}", "max_tokens": 2}
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    _, output, argv = files(json.dumps(asked))
+    assert main(argv) == 1
+    (error,) = records(output.with_name("out.errors.jsonl"))
+    assert error["error"]["param"] == "chat_template"
+    assert main([*argv, "--trust-request-chat-template", "--restart"]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-NUM_LINES = 30
+NUM_LINES = 20
 
 
 def line(number: int) -> str:
