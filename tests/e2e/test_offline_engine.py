@@ -67,7 +67,7 @@ def test_in_deterministic_mode_an_llm_answers_bitwise_alike_alone_and_in_company
         assert a.outputs[0].logprobs == b.outputs[0].logprobs  # floats, compared with ==
 
 
-@pytest.mark.parametrize(("budget", "together"), [(4 * 8, 3), (8, 1)])
+@pytest.mark.parametrize(("budget", "together"), [(4 * 4, 3), (4, 1)])
 def test_the_faithful_mode_runs_all_selected_prompts_at_once_where_its_largest_shape_holds_them(
     model_folder, budget, together
 ):
@@ -77,12 +77,12 @@ def test_the_faithful_mode_runs_all_selected_prompts_at_once_where_its_largest_s
         **load_settings(configs_dir() / "engines" / "faithful.toml"),
         **SETTINGS,
         "max_num_batched_tokens": budget,
-        "max_model_len": 8,
+        "max_model_len": 4,
     }
     with LLM(model_folder, **settings, observers=[launched.append]) as llm:
-        llm.generate([list(range(1, 6))] * 3, SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)
+        llm.generate([[1, 2, 3]] * 3, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
     first = next(event for event in launched if isinstance(event, IterationLaunched))
-    assert [row.count for row in first.rows] == [5] * together
+    assert [row.count for row in first.rows] == [3] * together
 
 
 def test_info_plans_without_building(model_folder, capsys):

@@ -81,7 +81,7 @@ MANY_HEADS_HOPPER_KIND = dict(page_size=16, head_dim=64, num_kv_heads=1, group=7
 FEW_TOKENS_HOPPER_KIND = dict(page_size=16, head_dim=64, num_tokens=20, bucket_rows=3, pages_per_row=17)
 
 XLA = Form("xla", tuning=SMALL)
-TPU = Form("mosaic_tpu", tuning=SMALL_TPU)
+TPU = Form("mosaic_tpu", tuning=SMALL_TPU, kinds=KINDS[::3], more_kinds=KINDS[1:3])
 HOPPER = Form(
     "mosaic_gpu", tuning=SMALL_HOPPER, dtype=jnp.bfloat16, atol=0.02, kinds=HOPPER_KINDS, examples=2 if SLOW else 4,
     many=3 if SLOW else 12, page_size=8, fixed=not SLOW,
@@ -93,12 +93,14 @@ FORMS = {
     "xla-own-uniform": dataclasses.replace(XLA, uniform=True, kinds=KINDS[::3], more_kinds=KINDS[1:3]),
     "xla-canonical": dataclasses.replace(XLA, layout="canonical", kinds=KINDS[:2], more_kinds=KINDS[2:]),
     "tpu-own": TPU,
-    "tpu-own-uniform": dataclasses.replace(TPU, uniform=True, kinds=KINDS[::3], more_kinds=KINDS[1:3]),
-    "tpu-own-bfloat16": dataclasses.replace(TPU, dtype=jnp.bfloat16, atol=0.02, kinds=TPU_KINDS, fixed=False),
+    "tpu-own-uniform": dataclasses.replace(TPU, uniform=True),
+    "tpu-own-bfloat16": dataclasses.replace(
+        TPU, dtype=jnp.bfloat16, atol=0.02, kinds=TPU_KINDS, more_kinds=(), fixed=False
+    ),
     "tpu-own-float16-default-blocks": dataclasses.replace(
         TPU, dtype=jnp.float16, tuning=None, kinds=TPU_KINDS[2:], more_kinds=TPU_KINDS[:2], fixed=False
     ),
-    "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1], fixed=False),
+    "tpu-canonical": dataclasses.replace(TPU, layout="canonical", kinds=TPU_KINDS[:1], more_kinds=(), fixed=False),
     "gpu-own": HOPPER,
     "gpu-own-uniform": dataclasses.replace(HOPPER, uniform=True, kinds=(FEW_TOKENS_HOPPER_KIND,), fixed=False),
     "gpu-own-float16": dataclasses.replace(HOPPER_16, kinds=(ODD_HOPPER_KIND,), fixed=False),
