@@ -9,7 +9,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orca_jax.bench import batch, decode, iteration, kernels, offline, peers, profile, report, scheduler, server, startup
+from orca_jax.bench import (
+    batch,
+    decode,
+    iteration,
+    kernels,
+    offline,
+    peers,
+    profile,
+    report,
+    scheduler,
+    server,
+    startup,
+)
 from orca_jax.core.errors import OrcaError
 
 ABOUT = {
