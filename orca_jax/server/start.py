@@ -25,6 +25,8 @@ def start(config: ServerConfig, engine: EngineConfig, progress: Progress, ready:
         room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
         ledger = Ledger()
         built = build_engine(engine, observers=[room, ledger], progress=progress)
+        if built.door.grammars is not None:
+            built.door.grammars.prepare()  # or the first client to ask for a form would wait for it
         service = Service(built, config, room, ledger, tracer(config, built.info.model, built.engine.clock))
         service.archive = open_archive(service, built, engine)
         return serve(service, listener, lambda address: ready(address, service))
