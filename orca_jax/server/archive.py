@@ -37,7 +37,12 @@ def open_archive(service: Service, built: Served, engine: EngineConfig) -> Archi
 
     def answerer(batch_id: str) -> EngineAnswerer:
         return EngineAnswerer(
-            service.thread, built.door, built.engine.clock, model=service.model, models=[service.model], name=batch_id,
+            service.thread,
+            built.door,
+            built.engine.clock,
+            model=service.model,
+            models=[service.model],
+            name=batch_id,
             trust_templates=service.config.trust_request_chat_template,
         )
 

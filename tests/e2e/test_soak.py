@@ -9,6 +9,7 @@ from orca_jax.bench.soak import Plan, Soak
 from orca_jax.bench.soak_run import soak_rounds
 from orca_jax.core.config import EngineConfig
 from orca_jax.engine.build import build_engine
+from orca_jax.observe.ledger import Ledger
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.service import Service
 from orca_jax.server.waiting_room import WaitingRoom
@@ -21,8 +22,9 @@ PLAN = Plan(clients=16, requests=80, tokens=16)
 def running():
     config = ServerConfig(port=0, served_model_name="demo")
     room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
-    built = build_engine(EngineConfig(deterministic=True, max_num_seqs=8, max_model_len=256), observers=[room])
-    with listening(Service(built, config, room)) as running:
+    ledger = Ledger()
+    built = build_engine(EngineConfig(deterministic=True, max_num_seqs=8, max_model_len=256), observers=[room, ledger])
+    with listening(Service(built, config, room, ledger)) as running:
         yield running
 
 

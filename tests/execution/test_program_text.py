@@ -21,6 +21,7 @@ CONFIG = DecoderConfig(
 )  # fmt: skip
 PAGES, PAGE = 37, 8
 BUCKETS = (Bucket(4, 4), Bucket(24, 4))
+HALF = "the half that grammars split off"
 
 
 @pytest.fixture(scope="module", params=["unrolled", "scan"])
@@ -29,8 +30,9 @@ def compiled(request):
     model = fill_randomly(model, "float32", 0, lambda *_: None)
     attention = AttentionOptions("xla", PAGE, layers=request.param)
     executor = LocalExecutor(model, ExecutorOptions(BUCKETS, 8, PAGES, 128, attention, "float32"))
-    programs = [program.lower().compile() for program in executor._programs()[: len(BUCKETS)]]
-    return executor, dict(zip(BUCKETS, programs, strict=True))
+    programs = {bucket: executor.outline.step(bucket) for bucket in BUCKETS}
+    programs[HALF] = executor.outline.model_half(BUCKETS[-1])
+    return executor, {name: program.lower().compile() for name, program in programs.items()}
 
 
 def products(text: str, tokens: int) -> Counter:
@@ -56,10 +58,10 @@ def test_one_product_for_each_weight_whatever_the_phases(compiled, bucket):
     assert products(programs[bucket].as_text(), bucket.rows)["331,56"] == 1
 
 
-@pytest.mark.parametrize("bucket", BUCKETS)
-def test_the_cache_is_updated_in_place(compiled, bucket):
+@pytest.mark.parametrize("name", [*BUCKETS, HALF])
+def test_the_cache_is_updated_in_place(compiled, name):
     executor, programs = compiled
-    program = programs[bucket]
+    program = programs[name]
     text = program.as_text()
     donated = jax.tree.leaves((executor.cache, executor.history))
     aliases = re.search(r"input_output_alias=\{(.*?)\}, entry", text).group(1)
@@ -79,7 +81,7 @@ def test_temporaries_do_not_grow_with_the_cache(compiled):
     other = LocalExecutor(fill_randomly(model, "float32", 0, lambda *_: None), larger)
     bucket = BUCKETS[-1]
     before = programs[bucket].memory_analysis().temp_size_in_bytes
-    after = other._programs()[1].lower().compile().memory_analysis().temp_size_in_bytes
+    after = other.outline.step(bucket).lower().compile().memory_analysis().temp_size_in_bytes
     assert after <= before * 1.05
 
 
