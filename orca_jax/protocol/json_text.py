@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from json.scanner import py_make_scanner
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # typeshed knows only the fast one
 from typing import Any
 
 from orca_jax.core.checks import shown
