@@ -43,6 +43,7 @@ class Seen:
     chunks_counted: int = 0  # after the `skip` and before the end
     first: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
+    burst: list[float] = field(default_factory=list)  # refusals in the skipped beginning, when all come at once
     health: list[float] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0
@@ -95,7 +96,7 @@ class Crowd:
             reply = await connection.head()
             self._count(reply.status)
             if reply.status != 200:
-                seen.refusals.append(time.perf_counter() - began)
+                (seen.refusals if began >= self._from else seen.burst).append(time.perf_counter() - began)
                 return False
             number, last = 0, b""
             async for part in connection.parts():

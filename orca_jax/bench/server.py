@@ -109,7 +109,7 @@ def throughput(seen: dict[str, Any], seconds: float) -> dict[str, Any]:
 def latencies(seen: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds: median, 99th percentile, longest."""
     found = {}
-    for name in ("first", "refusals", "health"):
+    for name in ("first", "refusals", "burst", "health"):
         times = sorted(1e3 * value for value in seen[name])
         if times:
             found[f"{name}_ms"] = [statistics.median(times), times[int(0.99 * (len(times) - 1))], times[-1]]
@@ -126,7 +126,7 @@ def verdicts(found: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
         own.append(raw[-1] / (1 - other["client_cpu"] / (cores * other["wall"])))
         cpu.append(other["cpu"] / one["cpu"])
     saturated, over = found[-2], found[-1]
-    refused = over.get("refusals_ms", [float("nan")] * 3)
+    refused, burst = (over.get(f"{name}_ms", [float("nan")] * 3) for name in ("refusals", "burst"))
     health = [max(row["health_ms"][i] for row in (*server, saturated, over)) for i in range(3)]
     return [
         ("offline tok/s", spread([row["tok_s"] for row in offline], "{:.1f}"), ""),
@@ -139,6 +139,7 @@ def verdicts(found: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
         ("tok/s at twice the capacity, of saturated", f"{over['tok_s'] / saturated['tok_s']:.3f}", ">= 0.90"),
         ("answers at twice the capacity, by status", str(over["statuses"]), ""),
         ("refusal, ms (median, p99, longest)", " ".join(f"{ms:.1f}" for ms in refused), "<= 50"),
+        ("refusal while all clients come at once, ms", " ".join(f"{ms:.1f}" for ms in burst), ""),
         ("/health, ms (worst run's median, p99, longest)", " ".join(f"{ms:.1f}" for ms in health), "<= 100"),
     ]  # fmt: skip
 

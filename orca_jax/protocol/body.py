@@ -12,6 +12,8 @@ from orca_jax.core.naming import check_names
 from orca_jax.core.unsupported import Neutral, reasons, without_neutral
 
 B = TypeVar("B", bound="Body")
+MOST_ENTRIES = 2048  # of a list or object, unless all are numbers: pydantic lets no other thread run over them
+MOST_NUMBERS = 2**16  # in an object
 
 
 class Body(BaseModel):
@@ -30,10 +32,27 @@ def read_body(kind: type[B], value: object, refused: Neutral, where: str) -> B:
     known = tuple(kind.model_fields)
     fields = without_neutral({str(name): item for name, item in value.items()}, refused)
     check_names(where, fields, known, reasons(fields, refused))
+    for name, item in fields.items():
+        _check_entries(name, item)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False, include_context=False), fields, where) from error
+
+
+def _check_entries(name: str, value: object) -> None:
+    """Refuse what would take long to refuse entry by entry."""
+    if isinstance(value, dict):
+        plain = len(value) <= MOST_NUMBERS and all(type(entry) in (int, float) for entry in value.values())
+    elif isinstance(value, list):
+        for entry in value:
+            if isinstance(entry, list):
+                _check_entries(name, entry)
+        plain = all(type(entry) is int for entry in value)
+    else:
+        return
+    if len(value) > MOST_ENTRIES and not plain:
+        raise RequestError(f"{name} has {len(value)} entries, and at most {MOST_ENTRIES} unless all are numbers.", name)
 
 
 def _refusal(found: Sequence[ErrorDetails], value: Mapping[str, object], where: str) -> RequestError:

@@ -1,13 +1,14 @@
 """Server-sent events whose sending stops the moment the client has gone, so that the engine's work for it stops, too."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from orca_jax.protocol.json_text import compact
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": still working\n\n"
@@ -17,10 +18,6 @@ KEEP_ALIVE_SECONDS = 15.0
 def event(value: Any) -> bytes:
     """One event with a JSON value."""
     return b"data: " + compact(value) + b"\n\n"
-
-
-def compact(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 class EventStream(Response):

@@ -8,17 +8,17 @@ from starlette.responses import Response
 
 from orca_jax.core.checks import shown
 from orca_jax.protocol.errors import ApiError, error_object
+from orca_jax.protocol.json_text import compact
 from orca_jax.server.config import ServerConfig
-from orca_jax.server.event_stream import compact
 
 
 class JsonAnswer(Response):
-    """Plain data as compact JSON."""
+    """Plain data as compact JSON; bytes are JSON already."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return compact(content)
+        return content if isinstance(content, bytes) else compact(content)
 
 
 def error_answer(error: ApiError) -> JsonAnswer:

@@ -89,6 +89,7 @@ class Service:
         self._pool = ThreadPoolExecutor(TOKENISING_THREADS, thread_name_prefix="orca-prepare")
         self._arrivals = itertools.count()
         self._calls = 0
+        self._preparing = 0
         self._idle = asyncio.Event()
         self.archive: Archive | None = None
         self.draining = False
@@ -122,9 +123,13 @@ class Service:
     async def prepare(self, url: str, body: bytes, headers: Mapping[str, str]) -> Admitted:
         """A body through the door and into the waiting room. Raises RequestError and ApiError."""
         self.check_open()
-        self.room.check()
+        self.room.check(1 + self._preparing)  # of a burst, those too many are refused before any of it is tokenised
         call_id = uuid.uuid4().hex
-        prepared = await self.aside(self._prepare, url, body, call_id)
+        self._preparing += 1
+        try:
+            prepared = await self.aside(self._prepare, url, body, call_id)
+        finally:
+            self._preparing -= 1
         self.check_open()
         self.room.enter(prepared.requests)
         self.tracer.begin(prepared.requests, headers)

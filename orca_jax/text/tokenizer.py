@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tokenizers import Encoding
+
 from orca_jax.core import checks
 from orca_jax.core.errors import CheckpointError, RequestError
 from orca_jax.text.pieces import Pieces, pieces_of
@@ -10,6 +12,7 @@ from orca_jax.text.template import ChatTemplate
 from orca_jax.text.tokenizer_files import TokenizerFiles, quietly, read_folder
 
 KEPT_TEMPLATES = 8
+LONG = 4096  # characters, or tokens: beyond that the library is called so that other threads run meanwhile
 FIRST_LOOK = 8  # characters per allowed token that are encoded before a long text is encoded whole
 
 
@@ -60,7 +63,7 @@ class Tokenizer:
         """Token ids of `text`; the checkpoint's post-processor says which special tokens (BOS) surround it."""
         checks.text("prompt", text)
         return quietly(
-            lambda: self.backend.encode(text, add_special_tokens=add_special_tokens).ids,
+            lambda: self._encoding(text, add_special_tokens).ids,
             "the tokenizer cannot encode this text", RequestError,
         )  # fmt: skip
 
@@ -82,9 +85,20 @@ class Tokenizer:
         """Text of `ids`; ids of no token (padding rows of the embedding) have none."""
         checks.in_vocabulary("token_ids", ids, 2**31)
         return quietly(
-            lambda: self.backend.decode(ids, skip_special_tokens=skip_special_tokens),
+            lambda: self._text(ids, skip_special_tokens),
             "the tokenizer cannot decode these ids", RequestError,
         )  # fmt: skip
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
+        """The library holds the interpreter's lock over a single text, half a second for a megabyte; not over a batch."""
+        if len(text) <= LONG:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        return self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+
+    def _text(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        if len(ids) <= LONG:
+            return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return self.backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
 
     def token_text(self, token: int) -> str:
         """Text of one token by itself, for log-probabilities: a leading space is kept, half a character is U+FFFD."""

@@ -47,6 +47,30 @@ def test_row_39_so_does_one_full_of_tokens(serving):
         running.wait_until_idle()
 
 
+def test_row_39_of_a_burst_those_too_many_are_refused_before_any_is_tokenised(serving):
+    with serving(max_num_queued_reqs=2) as running:
+        release, prepare, answers = threading.Event(), running.service._prepare, []
+
+        def slow(*arguments):
+            release.wait(30)
+            return prepare(*arguments)
+
+        running.service._prepare = slow
+        clients = [threading.Thread(target=lambda: answers.append(running.post(PATH, SHORT))) for _ in range(2)]
+        for client in clients:
+            client.start()
+        deadline = time.monotonic() + 30
+        while running.service._preparing < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert running.post(PATH, SHORT).status_code == 429
+        release.set()
+        for client in clients:
+            client.join(30)
+        assert [answer.status_code for answer in answers] == [200, 200]
+        running.wait_until_idle()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("others", [0, 12])
 def test_row_38_clients_that_leave_free_their_pages(serving, stream, others):

@@ -12,7 +12,7 @@ from orca_jax.protocol.answers import DetokenizeAnswer, ModelsAnswer, ModelShape
 from orca_jax.protocol.body import Body
 from orca_jax.protocol.body import read_body as read_fields
 from orca_jax.protocol.errors import no_such_model
-from orca_jax.protocol.json_text import read_json
+from orca_jax.protocol.json_text import compact_fields, read_json
 from orca_jax.server.documents import responses, takes
 from orca_jax.server.http import JsonAnswer, read_body
 from orca_jax.server.service import Service
@@ -88,7 +88,7 @@ def _model(service: Service) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tokenize(service: Service, data: bytes) -> dict[str, Any]:
+def _tokenize(service: Service, data: bytes) -> bytes:
     body = read_fields(TokenizeBody, read_json(data), NOTHING, "/tokenize")
     _check_model(service, body.model)
     tokenizer = _tokenizer(service)
@@ -104,7 +104,9 @@ def _tokenize(service: Service, data: bytes) -> dict[str, Any]:
         special = body.add_special_tokens is True
     tokens = tokenizer.encode(text, special)
     strings = tokenizer.token_texts(tokens) if body.return_token_strs else None
-    return {"count": len(tokens), "max_model_len": service.door.max_model_len, "tokens": tokens, "token_strs": strings}
+    return compact_fields(
+        {"count": len(tokens), "max_model_len": service.door.max_model_len, "tokens": tokens, "token_strs": strings}
+    )
 
 
 def _detokenize(service: Service, data: bytes) -> dict[str, Any]:
