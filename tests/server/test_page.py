@@ -118,8 +118,8 @@ def test_a_prompt_streams_in_and_the_timeline_moves(visit, double):
         page.wait_for_timeout(700)
         assert page.screenshot(clip=page.locator("#timeline").bounding_box()) != before, "the timeline moves"
         assert {"#d55e00", "#e69f00", "#0072b2"} <= set(page.eval_on_selector("#timeline", NUMBER_OF_COLOURS))
-        assert page.inner_text("#batch-now").endswith("of 8") and page.inner_text("#pages-now").endswith("of 160")
-        assert "tokens" in finished(page) or "stop" in page.inner_text("#figures")
+        assert page.inner_text("#batch-now").endswith("of 8") and page.inner_text("#pages-now").endswith("of 1,024")
+        assert "tokens" in finished(page)
     assert page.inner_text(".given") == "one two <b>three</b>", "what was typed is text, not markup"
     assert page.locator(".answer b").count() == 0
     assert page.hosts == {double.address.split("/")[2]}, "nothing is asked of another host"
@@ -130,10 +130,16 @@ def test_log_probabilities_are_on_the_tokens(visit, double):
     page.click("#send")
     finished(page)
     assert page.locator(".tok").count() > 5
-    assert {"tok", "tok open"} <= set(page.eval_on_selector_all(".tok", "all => all.map(t => t.className)"))
-    page.locator(".tok").nth(2).hover()
-    rows = page.locator("#token li")
-    assert rows.count() == 2 and "␣other" in page.inner_text("#token") and "%" in rows.first.inner_text()
+    classes = page.eval_on_selector_all(".tok", "all => all.map(t => t.className)")
+    assert set(classes) == {"tok open"}, "the fake's tokens all have between 10 and 50 %"
+    seen = []
+    for number in range(5):  # where bytes of one character are told apart, their texts may be the same
+        page.locator(".tok").nth(number).hover()
+        assert page.locator("#token li.chosen").count() == 1
+        seen.append(page.locator("#token li").count())
+    assert 4 <= max(seen) <= 6, "the token and what was likely beside it"
+    chosen = page.locator("#token li.chosen .share").inner_text()
+    assert 20 < float(chosen.removesuffix(" %")) < 37, "e to the -1 and a little less"
     page.click(".sampling summary")
     page.uncheck("#logprobs")
     page.click("#send")
@@ -165,7 +171,7 @@ def test_errors_show_their_message_and_stop_stops(visit, double):
     page.fill("#max_tokens", "5000")
     page.click("#send")
     page.wait_for_selector(".failure:not(:empty)")
-    assert page.inner_text("#failure") == "max_tokens = 5000 <i>is above</i> 400."
+    assert "maximum context length is 512 tokens" in page.inner_text("#failure")
     page.fill("#max_tokens", "300")
     page.click("#send")
     page.wait_for_selector(".tok")

@@ -175,5 +175,5 @@ def test_scrapes_are_quick_and_whole_under_load(serving):
             seen = [http.get("/metrics").text for _ in range(20)]
         for thread in threads:
             thread.join()
-        counts = [float(re.search(r"orca_jax:iterations_total\S* (\S+)", text)[1]) for text in seen]
+        counts = [float(re.search(r"orca_jax:iterations_total\{\S* (\S+)", text)[1]) for text in seen]
         assert counts == sorted(counts) and all(text.count("\n") == seen[0].count("\n") for text in seen)
