@@ -7,16 +7,18 @@ from typing import Any
 from orca_jax.core import checks
 from orca_jax.core.errors import RequestError
 from orca_jax.core.naming import check_names
+from orca_jax.text.called_tools import called_tools
 from orca_jax.text.template import ChatTemplate
 from orca_jax.text.tokenizer import Tokenizer
 
 MAX_MESSAGES = 10_000
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 MESSAGE_KEYS = ("role", "content", "name")
+KEYS_OF_ROLE = {"assistant": (*MESSAGE_KEYS, "tool_calls"), "tool": (*MESSAGE_KEYS, "tool_call_id")}
 UNSUPPORTED_KEYS = {
-    "tool_calls": "tools are not implemented",
-    "tool_call_id": "tools are not implemented",
-    "function_call": "tools are not implemented",
+    "tool_calls": "only an assistant's message calls tools",
+    "tool_call_id": "only a tool's message answers a call",
+    "function_call": "see tool_calls",
     "reasoning_content": "reasoning is not kept apart from the answer",
     "reasoning": "reasoning is not kept apart from the answer",
     "refusal": "",
@@ -36,13 +38,14 @@ def render(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The prompt text of a conversation; encode it with `add_special_tokens=False`, the template writes them itself.
 
     `chat_template` is jinja source, or the name of one of the checkpoint's templates, or None for the checkpoint's
     default. `template_kwargs` are further variables for it (`enable_thinking`, ...), plain JSON values. With
-    `continue_final_message` the text ends inside the last message, which the answer then continues.
-    Raises RequestError.
+    `continue_final_message` the text ends inside the last message, which the answer then continues. `tools` are shown
+    to the model where the template does so. Raises RequestError.
     """
     if continue_final_message and add_generation_prompt:
         raise RequestError(
@@ -55,7 +58,7 @@ def render(
         **tokenizer.specials,
         **_plain(template_kwargs or {}),
         "messages": conversation,
-        "tools": None,
+        "tools": None if tools is None else [dict(tool) for tool in tools],
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
@@ -63,7 +66,7 @@ def render(
     return _until_mark(text) if continue_final_message else text
 
 
-def check_messages(messages: object) -> list[dict[str, str]]:
+def check_messages(messages: object) -> list[dict[str, Any]]:
     """Plain copies of the messages, their contents joined to one text each; RequestError names the faulty one."""
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise RequestError(f"messages must be a list of messages, got {checks.shown(messages)}.", "messages")
@@ -74,19 +77,23 @@ def check_messages(messages: object) -> list[dict[str, str]]:
     return [_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
 
 
-def _message(where: str, message: object) -> dict[str, str]:
+def _message(where: str, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise RequestError(f"{where} must be an object with role and content, got {checks.shown(message)}.", "messages")
-    given = [str(key) for key, value in message.items() if key in MESSAGE_KEYS or value is not None]
-    check_names(where, given, MESSAGE_KEYS, UNSUPPORTED_KEYS)
     role = message.get("role")
-    if role in ("tool", "function"):
-        raise RequestError(f"{where}: role {role!r} is not supported: tools are not implemented", "messages")
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(f"{where}: role must be one of {', '.join(ROLES)}, got {checks.shown(role)}.", "messages")
-    plain = {"role": role, "content": _content(where, message.get("content"))}
-    if message.get("name") is not None:
-        plain["name"] = checks.text(f"{where}.name", message["name"])
+    known = KEYS_OF_ROLE.get(role, MESSAGE_KEYS)
+    given = [str(key) for key, value in message.items() if key in known or value is not None]
+    check_names(where, given, known, {key: why for key, why in UNSUPPORTED_KEYS.items() if key not in known})
+    calls = message.get("tool_calls")
+    content = message.get("content")
+    plain: dict[str, Any] = {"role": role, "content": "" if calls and content is None else _content(where, content)}
+    for key in ("name", "tool_call_id"):
+        if message.get(key) is not None:
+            plain[key] = checks.text(f"{where}.{key}", message[key])
+    if calls is not None:
+        plain["tool_calls"] = called_tools(f"{where}.tool_calls", calls)
     return plain
 
 

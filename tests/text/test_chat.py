@@ -78,17 +78,30 @@ def test_content_may_come_in_parts(byte_level):
         (None, "must be a list of messages, got None"),
         (HI * 10_001, "has 10001 entries; at most 10000"),
         ([5], r"messages\[0\] must be an object with role and content, got 5"),
-        ([{"content": "x"}], r"messages\[0\]: role must be one of system, developer, user, assistant, got None"),
+        ([{"content": "x"}], r"messages\[0\]: role must be one of system, developer, user, assistant, tool, got None"),
         ([*HI, {"role": "root", "content": "x"}], r"messages\[1\]: role must be one of .*, got 'root'"),
         ([{"role": ["user"], "content": "x"}], "role must be one of"),
-        ([{"role": "tool", "content": "x"}], "role 'tool' is not supported"),
+        ([{"role": "function", "content": "x"}], "role must be one of .*, got 'function'"),
+        ([{"role": "user", "content": "", "tool_calls": []}], "tool_calls is not supported by .*: only an assistant"),
+        ([{"role": "user", "content": "", "tool_call_id": "1"}], "tool_call_id is not supported by .*: only a tool"),
+        ([{"role": "assistant", "content": "", "tool_calls": 5}], "tool_calls must be a list"),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}],
+            "must be a JSON object",
+        ),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
+            "must be a JSON object",
+        ),
+        ([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}], "function.name must be a string"),
+        ([{"role": "assistant", "tool_calls": [{"type": "x", "function": {"name": "f"}}]}], "type must be 'function'"),
         ([{"role": "user"}], r"messages\[0\]\.content must be a string, got None"),
         ([{"role": "user", "content": 5}], "content must be a string, got 5"),
         ([{"role": "user", "content": "\ud800"}], "unpaired surrogate"),
         ([{"role": "user", "content": [5]}], r"content\[0\] must be a text part, got 5"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "parts of type 'image_url' are not supported"),
         ([{"role": "user", "content": [{"type": "text"}]}], r"content\[0\]\.text must be a string"),
-        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "tool_calls is not supported"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "must be an object with id, type and function"),
         ([{"role": "user", "contents": "x"}], "'contents' is not a parameter of .* .did you mean 'content'"),
     ],
 )
@@ -204,3 +217,19 @@ def test_a_rendering_has_a_deadline():
     with pytest.raises(sandbox.TooMuchWork, match="more than 5 seconds"):
         list(meter.turns(range(10_000)))
     assert next(times) == 7
+
+
+def test_calls_of_tools_and_their_answers_reach_the_template(byte_level):
+    template = (
+        "{{ tools[0].function.name }}:{% for m in messages %}[{{ m.role }} {{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+        "{{ m.tool_call_id or '' }}]{% endfor %}"
+    )
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}]},
+        {"role": "tool", "content": "2", "tool_call_id": "1"},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    text = render(byte_level, messages, chat_template=template, tools=tools)
+    assert text == 'add:[assistant add{"a": 1}][tool 21]'
