@@ -132,9 +132,12 @@ def test_log_probabilities_are_on_the_tokens(visit, double):
     assert page.locator(".tok").count() > 5
     classes = page.eval_on_selector_all(".tok", "all => all.map(t => t.className)")
     assert set(classes) == {"tok open"}, "the fake's tokens all have between 10 and 50 %"
-    page.locator(".tok").nth(2).hover()
-    rows = page.locator("#token li")
-    assert 4 <= rows.count() <= 6 and page.locator("#token li.chosen").count() == 1
+    seen = []
+    for number in range(5):  # where bytes of one character are told apart, their texts may be the same
+        page.locator(".tok").nth(number).hover()
+        assert page.locator("#token li.chosen").count() == 1
+        seen.append(page.locator("#token li").count())
+    assert 4 <= max(seen) <= 6, "the token and what was likely beside it"
     chosen = page.locator("#token li.chosen .share").inner_text()
     assert 20 < float(chosen.removesuffix(" %")) < 37, "e to the -1 and a little less"
     page.click(".sampling summary")
