@@ -86,7 +86,7 @@ BAD = [
     ({"tools": [{"type": "retrieval", "function": {"name": "x"}}]}, "tools", "type"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "letters"),
     ({"tools": [TOOL, TOOL]}, "tools", "twice"),
-    ({"tools": [TOOL] * 10_000}, "tools", "128"),
+    ({"tools": [TOOL] * 2000}, "tools", "128"), ({"tools": [TOOL] * 10_000}, "tools", "2048"),
     ({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"type": "array"}}}]}, "tools", "object"),
     ({"tools": [{"type": "function", "function": {"name": "x", "parameters": 3}}]}, "tools", "object"),
     ({"tools": [{"type": "function", "function": {"name": "x", "prameters": {}}}]}, "tools", "prameters"),

@@ -14,7 +14,7 @@ PLAN = Plan(clients=8, requests=100, tokens=24)
 def parrot(leaks):
     """A sampler that reads the prompt back through the page table; a leaky one through that of the slot beside."""
 
-    def sample(executor, row, life):
+    def sample(executor, row, life, mask):
         sampling = row.seat.sampling
         position = (row.start + row.count - sampling.prompt_len) % sampling.prompt_len
         beside = executor._lives[row.seat.slot - 1] if leaks and row.seat.slot % 2 else None
