@@ -88,7 +88,7 @@ class Judge:
         assert not set(output.token_ids[request.params.min_tokens : -1]) & set(request.stop_ids)
 
 
-def judged(executor, model, examples, capsys):
+def judged(executor, model, examples, record_property):
     judge = Judge(model)
 
     @given(workloads())
@@ -104,24 +104,25 @@ def judged(executor, model, examples, capsys):
         assert engine.statistics()["compiles_after_warm_up"] == 0
 
     run()
-    with capsys.disabled():  # said in every run of the suite: an excuse that nobody sees is none
-        print(
-            f"\n{judge.tokens} tokens in mixed company, {judge.excuses} excused by a margin below {EXCUSE} of the spread"
-        )
+    # Said in every run of the suite: an excuse that nobody sees is none.
+    record_property(
+        "said",
+        f"{judge.tokens} tokens in mixed company, {judge.excuses} excused by a margin below {EXCUSE} of the spread",
+    )
     assert judge.tokens > 200
     return judge
 
 
-def test_every_token_is_the_one_its_own_prefix_decides(float32_executor, model_of, capsys):
-    judged(float32_executor, model_of("llama"), 25, capsys)
+def test_every_token_is_the_one_its_own_prefix_decides(float32_executor, model_of, record_property):
+    judged(float32_executor, model_of("llama"), 25, record_property)
 
 
-def test_with_sliding_windows_too(windowed_executor, model_of, capsys):
-    judged(windowed_executor, model_of("mistral"), 12, capsys)
+def test_with_sliding_windows_too(windowed_executor, model_of, record_property):
+    judged(windowed_executor, model_of("mistral"), 12, record_property)
 
 
-def test_scanned_layers_give_the_same_answers(scanned_executor, model_of, capsys):
-    judged(scanned_executor, model_of("llama"), 8, capsys)
+def test_scanned_layers_give_the_same_answers(scanned_executor, model_of, record_property):
+    judged(scanned_executor, model_of("llama"), 8, record_property)
 
 
 def test_whole_prompts_are_served_like_chunked_ones(float32_executor):
