@@ -84,7 +84,7 @@ export class Feed {
   beat(news) {
     const at = performance.now();
     const last = this.beats.at(-1);
-    if (last && at - last.at < 150 && news.generation_tokens === last.generated) return;
+    if (last && at - last.at < 150) return; // two that came together would make a rate of nothing but their distance
     const elapsed = last ? (at - last.at) / 1000 : 0;
     const rate = last && elapsed > 0 ? Math.max(0, (news.generation_tokens - last.generated) / elapsed) : 0;
     this.beats.push({
