@@ -119,11 +119,12 @@ def running(serving):
         running.wait_until_idle()
 
 
-@pytest.fixture(
-    scope="module"
-)  # Playwright keeps an event loop running in this thread, and others need one of their own
+@pytest.fixture(scope="module")
 def chromium():
-    """A real browser, started once for a file; each context that a test opens in it has a profile of its own."""
+    """A real browser; each context that a test opens in it has a profile of its own.
+
+    One a module and not one a session: while it lives, Playwright has an event loop running in the tests' own thread.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
