@@ -1,9 +1,11 @@
 """The real `openai` package against a running server: every route and option that it knows."""
 
 import asyncio
+import json
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 HELLO = [{"role": "user", "content": "hello"}]
 MODEL = "fake"
@@ -116,3 +118,64 @@ def test_the_asynchronous_client_with_many_streams(running):
             alone = client.completions.create(model=MODEL, prompt=[4 + number], max_tokens=9, temperature=0, seed=1)
             assert text == alone.choices[0].text
     running.wait_until_idle()
+
+
+class Lamp(BaseModel):
+    on: bool
+    level: int
+
+
+@pytest.fixture(scope="module")
+def roomy(serving):
+    """Sequences of 512 tokens: the fake's tokens are bytes, and JSON takes many."""
+    with serving(engine={"max_model_len": 512}) as running, running.openai() as client:
+        yield client
+
+
+SWITCH = {
+    "type": "function",
+    "function": {
+        "name": "switch",
+        "description": "switch the lamp",
+        "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"],
+                       "additionalProperties": False},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_clients_own_models_are_parsed(roomy, seed):
+    answer = roomy.chat.completions.parse(
+        model=MODEL, messages=HELLO, response_format=Lamp, max_tokens=300, seed=seed, temperature=1
+    )
+    assert isinstance(answer.choices[0].message.parsed, Lamp)
+
+
+def test_other_forms(roomy):
+    answer = roomy.completions.create(
+        model=MODEL, prompt="x", max_tokens=20, extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert answer.choices[0].text in ("yes", "no")
+    with pytest.raises(openai.BadRequestError) as error:
+        roomy.chat.completions.create(
+            model=MODEL, messages=HELLO,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}},
+        )  # fmt: skip
+    assert error.value.param == "response_format"
+
+
+def test_tools_are_called_and_answered(roomy):
+    asked = dict(model=MODEL, messages=HELLO, tools=[SWITCH], tool_choice="required", max_tokens=300, seed=3)
+    asked["parallel_tool_calls"] = False
+    whole = roomy.chat.completions.create(**asked).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    (call,) = whole.message.tool_calls
+    assert json.loads(call.function.arguments)["on"] in (True, False)
+    chunks = list(roomy.chat.completions.create(**asked, stream=True))
+    streamed = [call for chunk in chunks for c in chunk.choices for call in c.delta.tool_calls or []]
+    assert [call.function.name for call in streamed] == ["switch"]
+    again = roomy.chat.completions.create(
+        model=MODEL, tools=[SWITCH], tool_choice="none", max_tokens=3,
+        messages=[*HELLO, whole.message, {"role": "tool", "tool_call_id": call.id, "content": "done"}],
+    )  # fmt: skip
+    assert again.choices[0].message.content is not None
