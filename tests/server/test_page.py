@@ -107,7 +107,7 @@ def load(running: Any, *requests: tuple[int, int]) -> Iterator[None]:
 
 
 def test_a_prompt_streams_in_and_the_timeline_moves(visit, double):
-    page = live(visit(double.address))
+    page = live(visit(double.address, allowed=("willReadFrequently",)))  # this test reads the picture
     with load(double, (40, 300), (3, 300)):
         drawn = f"({COLOURS_OF})(document.getElementById('timeline'))"
         until(page, f"['#d55e00', '#e69f00', '#0072b2'].every(colour => {drawn}.includes(colour))")
