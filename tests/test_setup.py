@@ -124,7 +124,10 @@ def test_little_is_needed_at_run_time():
     assert names == {"jax", "flax", "jaxtyping", "numpy", "safetensors", "tokenizers", "jinja2"} | {"tqdm", "pillow"}
 
 
-@pytest.mark.parametrize("script", sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file()), ids=lambda p: p.name)
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".ipynb")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse_and_can_be_run(script: Path):
     first, _, rest = script.read_text(encoding="utf-8").partition("\n")
     assert first.startswith("#!") == (script.name != "_venv.sh") == bool(script.stat().st_mode & 0o111)
