@@ -148,7 +148,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(make, in_order, stop_after)
 
     first = run_batch(paths, EchoAnswerer(delay=0.001), limits=limits, watch=stop)
     assert first.completed + first.failed >= stop_after
-    assert paths.output.exists() == (first.completed + first.failed == 11)  # the last few may come together
+    # The last few may come together: then all is answered, and the run may or may not have seen that it was the end.
+    assert not paths.output.exists() or first.completed + first.failed == 11
     before = first.completed + first.failed
     answerer = EchoAnswerer()
     counts = run_batch(paths, answerer, limits=limits)
