@@ -72,7 +72,8 @@ class Store:
         self._now = now
         self._mutex = threading.RLock()
         try:
-            (folder / "files").mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else's: it holds what clients sent
+            (folder / "files").mkdir(exist_ok=True, mode=0o700)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._rows = sqlite3.connect(folder / "orca_jax.sqlite3", check_same_thread=False, isolation_level=None)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_LINES = 50_000
 COUNT_SECONDS = 0.5
+RETRY_SECONDS = 5.0  # after the store itself has failed, such as on a full disk
 
 MakeAnswerer = Callable[[str], EngineAnswerer]
 """An answerer for the batch of this id."""
@@ -32,11 +33,21 @@ class BatchWorker:
     """A thread that takes the oldest batch that has not ended, until there is none; `wake` when there is a new one.
 
     `settings` are what answers depend on besides the input: a batch begun under others is failed rather than mixed.
-    `inflight` bounds how many of its lines the engine has at once, so that other clients are not kept waiting by more.
+    `inflight` bounds how many of its lines the engine has at once, which other clients may have to wait for. While the
+    engine is not `alive`, batches stay as they are, for the next server.
     """
 
-    def __init__(self, store: Store, answerer: MakeAnswerer, settings: Mapping[str, Any], inflight: int):
+    def __init__(
+        self,
+        store: Store,
+        answerer: MakeAnswerer,
+        settings: Mapping[str, Any],
+        inflight: int,
+        alive: Callable[[], bool] = lambda: True,
+    ):
         self._store, self._answerer, self._settings, self._inflight = store, answerer, settings, inflight
+        self._alive = alive
+        self._expired: set[str] = set()
         self._wake = threading.Event()
         self._closing = False
         self._mutex = threading.Lock()
@@ -49,8 +60,10 @@ class BatchWorker:
 
     def cancel(self, batch: Batch) -> Batch:
         """Ask for the end of a batch; one that has ended stays as it is."""
-        found = self._store.advance(batch.id, "cancelling", only_from=("validating", "in_progress", "finalizing"))
         with self._mutex:
+            if batch.status == "validating" and (self._running is None or self._running[0] != batch.id):
+                return self._store.end(batch.id, "cancelled", None, None)  # it waits for others, but not its end
+            found = self._store.advance(batch.id, "cancelling", only_from=("validating", "in_progress", "finalizing"))
             if found.status == "cancelling" and self._running is not None and self._running[0] == batch.id:
                 self._running[1].stop()
         self.wake()
@@ -68,18 +81,23 @@ class BatchWorker:
     def _run(self) -> None:
         while not self._closing:
             self._wake.clear()
-            for batch in self._store.unfinished():
-                if self._closing:
-                    return
-                self._take(batch)
-            self._wake.wait()
+            try:
+                for batch in self._store.unfinished():
+                    if self._closing or not self._alive():
+                        return
+                    self._take(batch)
+            except BatchError as error:  # not a batch's trouble but the store's: whatever is asked of it fails
+                logger.error("batches wait %g seconds: %s", RETRY_SECONDS, error)
+                self._wake.wait(RETRY_SECONDS)
+            else:
+                self._wake.wait()
 
     def _take(self, batch: Batch) -> None:
         """Bring one batch to its end, or as far as closing allows."""
         try:
             self._answer(batch)
         except (BatchError, OSError) as error:
-            if self._closing:
+            if self._closing or not self._alive():
                 logger.info("%s stops where it is: %s", batch.id, error)
                 return
             logger.error("%s has failed: %s", batch.id, error)
@@ -117,7 +135,7 @@ class BatchWorker:
 
     def _run_lines(self, batch: Batch, lines: LineFile, job: Job) -> bool:
         """Whether every line was answered; otherwise the batch was cancelled, has expired, or the server closes."""
-        if self._store.advance(batch.id, "in_progress", only_from=("validating",)).status == "cancelling":
+        if self._store.advance(batch.id, "in_progress", only_from=("validating",)).status != "in_progress":
             return False
         answerer = self._answerer(batch.id)
         counted = _Counter(self._store, batch)
@@ -128,7 +146,7 @@ class BatchWorker:
             )  # fmt: skip
             with self._mutex:
                 self._running = (batch.id, runner)
-            expiry = threading.Timer(max(0.0, batch.expires_at - time.time()), runner.stop)
+            expiry = threading.Timer(max(0.0, batch.expires_at - time.time()), self._expire, (batch, runner))
             expiry.daemon = True
             expiry.start()
             try:
@@ -146,12 +164,17 @@ class BatchWorker:
         """End with what there is, unless only this server ends."""
         if self._store.known_batch(batch.id).status == "cancelling":
             status = "cancelled"
-        elif time.time() >= batch.expires_at:
+        elif batch.id in self._expired:
             status = "expired"
         else:
             return
         job.sync()
         self._store.end(batch.id, status, job.paths.partial_output, job.paths.partial_errors)
+
+    def _expire(self, batch: Batch, runner: Runner) -> None:
+        """Called by a timer: its clock, not the one on the wall, says that the day is over."""
+        self._expired.add(batch.id)
+        runner.stop()
 
     def _fail(self, batch: Batch, code: str, message: str) -> None:
         found = self._store.known_batch(batch.id)
@@ -195,4 +218,4 @@ def decoder(endpoint: str) -> Decode:
 
 def without_paths(text: str, folder: Path) -> str:
     """The text as clients may see it: how the server's folders are called is nobody's business."""
-    return text.replace(f"{folder}/", "")
+    return text.replace(f"{folder}/", "").replace(str(folder), "the data folder")

@@ -97,7 +97,7 @@ class Engine:
             if self.failure is None:
                 self._turn()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             if not isinstance(error, Exception):
                 raise
         self._undelivered = False
@@ -211,7 +211,8 @@ class Engine:
                 reason, reserved = str(sequence.finish_reason), self.scheduler.kv.pages_reserved
                 self._emit(SequenceFinished(*sequence.key, now, reason, len(sequence.output), reserved))
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End every live request with "error" and take nothing more; `failure` says why."""
         text = (str(error).splitlines() or [""])[0][:200]
         self.failure = EngineError(f"the engine failed and takes no more requests: {type(error).__name__}: {text}")
         self.failure.__cause__ = error

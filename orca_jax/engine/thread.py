@@ -113,6 +113,9 @@ class EngineThread:
             while self._wait():
                 self._obey()
                 self._turn()
+        except Exception as error:  # a defect, such as an observer's: it is the engine's failure now
+            logger.critical("the engine's thread has failed: %s", error, exc_info=error)
+            self._fail(error)
         finally:
             with self._changed:
                 self._closing = True
@@ -155,6 +158,12 @@ class EngineThread:
                 self._engine.abort(request.request_id)
             for request in requests:
                 _tell(sink, refused(request, str(error)))
+        except Exception as error:
+            for request in added:
+                del self._waiting[request.request_id]
+            for request in requests:
+                _tell(sink, refused(request, f"the engine failed: {type(error).__name__}"))
+            raise
 
     def _abort(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
@@ -171,12 +180,20 @@ class EngineThread:
             del self._waiting[output.request_id]
             self._engine.abort(output.request_id)
 
+    def _fail(self, error: Exception) -> None:
+        try:
+            self._engine.fail(error)
+        except Exception:  # the same defect again: whoever waits is told by `_finish` then
+            logger.exception("the engine could not even fail in order")
+
     def _finish(self) -> None:
         """After the last turn: what is live ends, memory goes back, what was handed over and not looked at is refused."""
         try:
             self._engine.close()
             for output in self._engine.output.take():
                 self._deliver(output)
+        except Exception:
+            logger.exception("the engine could not be closed in order")
         finally:
             for request, sink in self._waiting.values():  # only where closing itself has failed
                 _tell(sink, refused(request, "the engine stopped before this request had ended."))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orca_jax.core.errors import ContextLengthError, EngineError, RequestError
+from orca_jax.core.errors import ContextLengthError, RequestError
 
 SERVER_ERROR = "The server had an error while processing your request."
 
@@ -32,15 +32,17 @@ class ApiError(Exception):
 
 
 def api_error(error: Exception) -> ApiError:
-    """Any exception as an `ApiError`. A mistake of the client's is a 400; everything unforeseen is a 500, without details."""
+    """Any exception as an `ApiError`: a mistake of the client's is a 400, all else a 500.
+
+    A 500 has no details, for they may hold paths: what went wrong is for the server's own log.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextLengthError):
         return ApiError(400, str(error), code="context_length_exceeded", param=error.parameter)
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.parameter)
-    text = str(error) if isinstance(error, EngineError) else SERVER_ERROR
-    return ApiError(500, text, kind="server_error")
+    return ApiError(500, SERVER_ERROR, kind="server_error")
 
 
 def error_object(error: ApiError) -> dict[str, Any]:

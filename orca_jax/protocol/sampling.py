@@ -103,7 +103,7 @@ class SamplingBody(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     request_id: str | None = Field(
-        default=None, description="becomes part of the answer's id", json_schema_extra={"pattern": "^[ -~]{1,128}$"}
+        default=None, description="becomes part of the answer's id", json_schema_extra={"pattern": "^[!-~]{1,128}$"}
     )
     return_token_ids: bool | None = False
     return_tokens_as_token_ids: bool | None = False
@@ -142,9 +142,9 @@ class SamplingBody(Body):
 
 
 def check_request_id(value: str) -> None:
-    """Printable ASCII of a bounded length: it goes into answers, logs and pictures."""
-    if not (0 < len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable()):
+    """Printable ASCII of a bounded length, without spaces: it goes into headers, answers, logs and pictures."""
+    if not (0 < len(value) <= MAX_REQUEST_ID and value.isascii() and value.isprintable() and " " not in value):
         raise RequestError(
-            f"request_id must be 1 to {MAX_REQUEST_ID} printable ASCII characters, got {checks.shown(value)}.",
+            f"request_id must be 1 to {MAX_REQUEST_ID} printable ASCII characters without spaces, got {checks.shown(value)}.",
             "request_id",
         )

@@ -22,9 +22,7 @@ MISSES = {404: "There is nothing at this path.", 405: "This path does not take t
 
 def create_app(service: Service) -> ASGIApp:
     """The ASGI application over a service."""
-    app = FastAPI(
-        title="orca_jax", description=ABOUT, docs_url=None, redoc_url=None, root_path=service.config.root_path or ""
-    )
+    app = FastAPI(title="orca_jax", description=ABOUT, docs_url=None, redoc_url=None)
     for part in (generate, batches, models, health, metrics, page):
         app.include_router(part.routes(service))
     _add_handlers(app, service)

@@ -1,7 +1,7 @@
 """Server-sent events whose sending stops the moment the client has gone, so that the engine's work for it stops, too."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -23,19 +23,31 @@ def event(value: Any) -> bytes:
 class EventStream(Response):
     """Sends byte strings as they come. While none comes, a comment keeps proxies from giving up.
 
-    The iterator is closed when the client disconnects, at whatever point it stands; writing waits where the client does
-    not read, and meanwhile the engine's outputs are merged.
+    The iterator is closed when the client disconnects, at whatever point it stands, and `ended` is called however it
+    ends. Writing waits where the client does not read, and meanwhile the engine's outputs are merged.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str] | None = None,
+        ended: Callable[[], None] = lambda: None,
+    ):
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._chunks = chunks
+        self._ended = ended
         self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:  # out here, for a generator that is never started runs no `finally` of its own
+            await self._serve(receive, send)
+        finally:
+            self._ended()
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sending = asyncio.ensure_future(self._send_all(send))
         others = [asyncio.ensure_future(until_disconnected(receive)), asyncio.ensure_future(self._keep_alive(send))]

@@ -18,6 +18,7 @@ from orca_jax.server.watchdog import watch
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 * 2**10
+FAILURE_LOOK_SECONDS = 0.2
 LAST_WORDS_SECONDS = 5.0  # for the errors that end what a shutdown has cut off
 
 
@@ -49,7 +50,9 @@ def bind(config: ServerConfig) -> socket.socket:
 
 
 def serve(service: Service, listener: socket.socket, ready: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status. `ready` is told the address once connections are taken.
+    """Serve until SIGTERM, SIGINT or the engine's failure; returns the exit status, 1 after a failure.
+
+    `ready` is told the address once connections are taken.
 
     The first signal admits nobody any more and waits `shutdown_timeout` for those in flight; what is left then ends with
     an error of its own type. The second ends it at once.
@@ -68,13 +71,13 @@ async def _serve(service: Service, listener: socket.socket, ready: Callable[[str
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, server, stop)
     running = asyncio.ensure_future(server.serve([listener]))
-    helpers = [asyncio.ensure_future(watch(service)), asyncio.ensure_future(stop.wait())]
+    helpers = [asyncio.ensure_future(each) for each in (watch(service), stop.wait(), until_failed(service))]
     try:
         while not server.started and not running.done():
             await asyncio.sleep(0.01)
         if server.started:
             ready(address_of(listener, service.config))
-        await asyncio.wait((running, helpers[1]), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running, *helpers[1:]), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             await _drain(service, server)
         await running
@@ -82,7 +85,7 @@ async def _serve(service: Service, listener: socket.socket, ready: Callable[[str
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-    return 0 if server.started else 1
+    return 0 if server.started and service.thread.failure is None else 1
 
 
 async def _drain(service: Service, server: uvicorn.Server) -> None:
@@ -90,11 +93,20 @@ async def _drain(service: Service, server: uvicorn.Server) -> None:
     logger.info("shutting down: %d calls in flight have %g seconds", service.calls_in_flight, timeout)
     if not await service.drain(timeout):
         logger.warning("%d calls are still in flight and are ended", service.calls_in_flight)
+        if service.archive is not None:  # first of all: it would take the engine's end for its batches' failure
+            await asyncio.to_thread(service.archive.worker.close)
         # Beside the loop: it waits for the iteration under way, and the errors it causes have to be sent meanwhile.
         await asyncio.gather(
             asyncio.to_thread(service.thread.close, LAST_WORDS_SECONDS), service.drain(LAST_WORDS_SECONDS)
         )
     server.should_exit = True
+
+
+async def until_failed(service: Service) -> None:
+    """Return once the engine has failed: whoever started this server can start another, and should know."""
+    while service.thread.failure is None:
+        await asyncio.sleep(FAILURE_LOOK_SECONDS)
+    logger.critical("the engine has failed; the server ends")
 
 
 def _on_signal(server: uvicorn.Server, stop: asyncio.Event) -> None:
@@ -110,7 +122,7 @@ def uvicorn_config(service: Service) -> uvicorn.Config:
         http="h11",  # of uvicorn's two readers the one with a bound on headers
         h11_max_incomplete_event_size=MAX_HEADER_BYTES, ws="none", lifespan="off", server_header=False,
         timeout_graceful_shutdown=1, ssl_keyfile=config.ssl_keyfile, ssl_certfile=config.ssl_certfile,
-        ssl_ca_certs=config.ssl_ca_certs,
+        ssl_ca_certs=config.ssl_ca_certs, root_path=config.root_path or "",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ OPEN_PATHS = frozenset({"/health"})
 class KeyGuard:
     """ASGI middleware. A client sends `Authorization: Bearer KEY`; a browser may send the key as a password (Basic).
 
-    Works on the raw path, so no spelling of it can be open here and something else to the router.
+    Works on the very path that the router will look at, so no spelling of it can be open here and something else there.
     """
 
     def __init__(self, app: ASGIApp, key: str):
@@ -23,7 +23,7 @@ class KeyGuard:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._admits(scope):
+        if scope["type"] == "lifespan" or open_to_all(scope) or self._admits(scope):
             await self._app(scope, receive, send)
             return
         answer = error_answer(ApiError(401, "Incorrect API key provided.", code="invalid_api_key"))
@@ -33,8 +33,13 @@ class KeyGuard:
 
     def _admits(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        # All of them are compared, and each in constant time: how long a refusal takes tells nothing about the key.
+        # In constant time: how long a refusal takes tells nothing about the key. Two headers are none.
         return len(given) == 1 and hmac.compare_digest(credentials(given[0]), self._key)
+
+
+def open_to_all(scope: Scope) -> bool:
+    """Whether the path, without the one under which a proxy offers this server, needs no key."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", "")) in OPEN_PATHS
 
 
 def credentials(header: bytes) -> bytes:

@@ -110,7 +110,7 @@ class Service:
         if self.hung:
             return "an iteration has not come back within the watchdog's time"
         if self.thread.failure is not None:
-            return str(self.thread.failure)
+            return "the engine has failed"  # how is in the log: the text may hold paths
         if self.draining:
             return "the server is shutting down"
         return None if self.thread.alive else "the engine is closed"

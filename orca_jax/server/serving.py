@@ -23,7 +23,7 @@ async def serve_call(service: Service, request: HttpRequest, url: str) -> Respon
     admitted = await service.prepare(url, await read_body(request, service.config), request.headers)
     headers = {"x-request-id": admitted.envelope.id}
     if admitted.call.stream:
-        return EventStream(_events(service, admitted), headers=headers)
+        return EventStream(_events(service, admitted), headers, lambda: service.dismiss(admitted))
     async with service.in_flight():
         answer = await _answer_unless_gone(service, admitted, request)
     return JsonAnswer(answer, headers=headers)
@@ -70,8 +70,6 @@ async def _events(service: Service, admitted: Admitted) -> AsyncGenerator[bytes,
             yield event(error_object(timed_out(service)))
         except Exception as error:  # noqa: BLE001  # the client is told; what is no refusal is logged by `reported`
             yield event(error_object(service.reported(api_error(error), error)))
-        finally:
-            service.dismiss(admitted)
         yield DONE
 
 

@@ -7,7 +7,7 @@ from orca_jax.core.config import EngineConfig
 from orca_jax.core.errors import ConfigError
 from orca_jax.engine.build import Progress, build_engine
 from orca_jax.observe.ledger import Ledger
-from orca_jax.server.archive import open_archive
+from orca_jax.server.archive import open_archive, open_store
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import bind, serve
 from orca_jax.server.service import Service
@@ -22,13 +22,14 @@ def start(config: ServerConfig, engine: EngineConfig, progress: Progress, ready:
     """Build, warm up, serve. Returns the exit status; raises ConfigError and CheckpointError before anything listens."""
     _ = config.key  # a file that cannot be read is better known before the weights are loaded
     with bind(config) as listener:
+        store = open_store(config)
         room = WaitingRoom(config.max_num_queued_reqs, config.max_num_queued_tokens)
         ledger = Ledger()
         built = build_engine(engine, observers=[room, ledger], progress=progress)
         if built.door.grammars is not None:
             built.door.grammars.prepare()  # or the first client to ask for a form would wait for it
         service = Service(built, config, room, ledger, tracer(config, built.info.model, built.engine.clock))
-        service.archive = open_archive(service, built, engine)
+        service.archive = None if store is None else open_archive(service, built, engine, store)
         return serve(service, listener, lambda address: ready(address, service))
 
 

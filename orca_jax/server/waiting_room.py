@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from orca_jax.core.events import Event, IterationLaunched, SequenceFinished
@@ -26,7 +27,7 @@ class WaitingRoom:
         self._lock = threading.Lock()
         self._waiting: dict[str, int] = {}
         self._tokens = 0
-        self._departures: list[float] = []
+        self._departures: deque[float] = deque()
         self.rejections = {"max_num_queued_reqs": 0, "max_num_queued_tokens": 0}
 
     def check(self, requests: int = 1) -> None:
@@ -69,7 +70,10 @@ class WaitingRoom:
         tokens = self._waiting.pop(request_id, None)
         if tokens is not None:
             self._tokens -= tokens
-            self._departures.append(self._now())
+            now = self._now()
+            self._departures.append(now)
+            while self._departures[0] < now - FORGET_AFTER:
+                self._departures.popleft()
 
     def _check(self, requests: int, tokens: int) -> None:
         if len(self._waiting) + requests > self._most_requests:
@@ -88,8 +92,7 @@ class WaitingRoom:
     def _wait_advised(self) -> int:
         """Seconds until half of the queue should have gone, at the rate of late."""
         since = self._now() - FORGET_AFTER
-        self._departures = [when for when in self._departures if when >= since]
-        rate = len(self._departures) / FORGET_AFTER
+        rate = sum(when >= since for when in self._departures) / FORGET_AFTER
         if not rate:
             return MOST_SECONDS // 2
         return min(MOST_SECONDS, max(1, math.ceil(len(self._waiting) / 2 / rate)))

@@ -1,5 +1,6 @@
 """The engine in a thread: every request ends once, whoever hands it over, aborts it, fails or closes meanwhile."""
 
+import contextlib
 import threading
 import time
 
@@ -187,3 +188,39 @@ def test_exactly_one_end_each_whatever_the_callers_do(make_engine, callers, clos
     inbox.wait(len(names))
     assert thread.close()
     assert sorted(output.request_id for output in inbox.ended()) == sorted(names)
+
+
+def test_a_defect_in_the_thread_is_the_engines_failure_and_everybody_is_told(make_engine, caplog):
+    inbox, armed = Inbox(), []
+
+    def observer(event):
+        if armed:
+            raise KeyError("a defect")
+
+    thread = EngineThread(make_engine(num_pages=4096, executor_type=SlowExecutor, observers=[observer]))
+    thread.submit(requests_of("live", max_tokens=2000), inbox)
+    armed.append(True)
+    with contextlib.suppress(EngineError):  # the failure may have come first
+        thread.submit(requests_of("late"), inbox)
+    inbox.wait(1)
+    thread.close()
+    assert thread.failure is not None
+    ended = [output.request_id for output in inbox.ended()]
+    assert len(ended) == len(set(ended)) and "live" in ended
+    assert "a defect" in caplog.text
+
+
+def test_a_defect_while_a_request_is_taken_in_ends_that_request_too(make_engine):
+    inbox = Inbox()
+    engine = make_engine()
+
+    def broken(request):
+        raise KeyError("a defect")
+
+    engine.add_request = broken
+    thread = EngineThread(engine)
+    thread.submit(requests_of("a", "b"), inbox)
+    assert {reasons(output) == {"error"} for output in inbox.wait(2).values()} == {True}
+    thread._thread.join(PATIENCE)
+    with pytest.raises(EngineError):
+        thread.submit(requests_of("c"), inbox)

@@ -46,7 +46,8 @@ BAD_COMPLETIONS = [
     ({"length_penalty": 2.0}, "length_penalty"), ({"cache_salt": "x"}, "cache_salt"), ({"suffix": "x"}, "suffix"),
     ({"messages": HELLO}, "messages"), ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     ({"truncate_prompt_tokens": 64}, "truncate_prompt_tokens"), ({"request_id": "a\nb"}, "request_id"),
-    ({"request_id": "x" * 129}, "request_id"), ({"request_id": ""}, "request_id"), ({"bad_words": [""]}, "bad_words"),
+    ({"request_id": "x" * 129}, "request_id"), ({"request_id": ""}, "request_id"),
+    ({"request_id": "a "}, "request_id"), ({"bad_words": [""]}, "bad_words"),
     ({"allowed_token_ids": []}, "allowed_token_ids"), ({"stop_token_ids": [999]}, "stop_token_ids"),
 ]  # fmt: skip
 

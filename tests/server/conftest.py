@@ -12,7 +12,7 @@ import pytest
 
 from orca_jax.core.config import EngineConfig
 from orca_jax.observe.ledger import Ledger
-from orca_jax.server.archive import open_archive
+from orca_jax.server.archive import open_archive, open_store
 from orca_jax.server.config import ServerConfig
 from orca_jax.server.run import OrderlyServer, address_of, bind, uvicorn_config
 from orca_jax.server.service import Service
@@ -104,7 +104,8 @@ def serving(tokenizer_folder):
             collect = built.engine.executor.collect
             built.engine.executor.collect = lambda: (time.sleep(executor_delay), collect())[1]
         service = Service(built, config, room, ledger)
-        service.archive = open_archive(service, built, built.config)
+        store = open_store(config)
+        service.archive = None if store is None else open_archive(service, built, built.config, store)
         with listening(service) as running:
             yield running
 

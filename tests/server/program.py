@@ -1,6 +1,6 @@
 """A server over the fake executor as a process of its own, for what only a process has: signals, exit statuses, ends.
 
-`python program.py TOKENIZER_FOLDER SECONDS_PER_ITERATION [name=value ...]`; prints its address when it listens.
+`python program.py TOKENIZER_FOLDER SECONDS_PER_ITERATION|fails [name=value ...]`; prints its address when it listens.
 """
 
 import sys
@@ -23,7 +23,12 @@ def main(folder, delay, *settings):
     ledger = Ledger()
     built = build_fake_engine(Path(folder), EngineConfig(max_num_seqs=4), [room, ledger])
     collect = built.engine.executor.collect
-    built.engine.executor.collect = lambda: (time.sleep(float(delay)), collect())[1]
+
+    def slowly():
+        time.sleep(float(delay))  # what is no number is a device that fails
+        return collect()
+
+    built.engine.executor.collect = slowly
     return serve(Service(built, config, room, ledger), bind(config), lambda address: print(address, flush=True))
 
 

@@ -223,9 +223,58 @@ def test_an_expired_batch_keeps_what_was_answered(serving, tmp_path):
         while client.batches.retrieve(batch.id).request_counts.completed < 3:
             time.sleep(0.02)
         archive = running.service.archive
-        archive.store._select("UPDATE batches SET expires_at = 1")
-        archive.worker._running[1].stop()  # what the timer does when the day is over
+        archive.worker._expire(*_running(archive))  # what the timer does when the day is over
         batch = until(client, batch, "expired")
         assert 3 <= batch.request_counts.completed < 2000
         assert len(contents(client, batch.output_file_id)) == batch.request_counts.completed
 
+
+def _running(archive):
+    batch_id, runner = archive.worker._running
+    return archive.store.known_batch(batch_id), runner
+
+
+def test_an_engine_that_ends_first_costs_no_batch(serving, tmp_path):
+    """As in a drain that is cut off, or where the device fails: the next server goes on."""
+    lines = [line(number) for number in range(200)]
+    with serving(data_dir=str(tmp_path), executor_delay=0.01) as running, running.openai() as client:
+        first = until(client, create(client, lines), "in_progress")
+        second = create(client, [line(1)])
+        running.service.thread.close()
+        running.service.archive.worker._thread.join(PATIENCE)
+        states = [running.service.archive.store.known_batch(batch.id).status for batch in (first, second)]
+        assert states == ["in_progress", "validating"]
+    with serving(data_dir=str(tmp_path)) as running, running.openai() as client:
+        assert until(client, client.batches.retrieve(first.id), "completed").request_counts.completed == 200
+        until(client, client.batches.retrieve(second.id), "completed")
+
+
+def test_a_store_that_fails_for_a_while_is_asked_again(serving, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("orca_jax.batch.worker.RETRY_SECONDS", 0.05)
+    with serving(data_dir=str(tmp_path)) as running, running.openai() as client:
+        store = running.service.archive.store
+        failures = iter([True, True, True])
+        unfinished = store.unfinished
+
+        def failing():
+            if next(failures, False):
+                raise BatchError("cannot read or write: the disk is full")
+            return unfinished()
+
+        store.unfinished = failing
+        until(client, create(client, [line(1)]), "completed")
+    assert "the disk is full" in caplog.text
+
+
+def test_what_waits_for_others_is_cancelled_at_once(serving, tmp_path):
+    with serving(data_dir=str(tmp_path), executor_delay=0.02) as running, running.openai() as client:
+        first = until(client, create(client, [line(number) for number in range(400)]), "in_progress")
+        waiting = create(client, [line(1)])
+        assert client.batches.cancel(waiting.id).status == "cancelled"
+        client.batches.cancel(first.id)
+        until(client, first, "cancelled")
+
+
+def test_the_folder_is_its_owners_alone(tmp_path):
+    Store(tmp_path / "data").close()
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700

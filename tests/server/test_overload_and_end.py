@@ -9,7 +9,10 @@ import time
 import httpx
 import pytest
 
+from orca_jax.server.event_stream import EventStream
+from orca_jax.server.waiting_room import WaitingRoom
 from orca_jax.server.watchdog import watch
+from orca_jax.testing.requests import make_request
 
 PATH = "/v1/completions"
 SHORT = {"model": "fake", "prompt": "hello", "max_tokens": 2, "seed": 1}
@@ -243,7 +246,44 @@ def test_a_failed_engine_is_told_to_all_and_health_is_truthful(serving):
         answer = running.post(PATH, LONG)
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
+        assert "device" not in answer.text, "what failed may name paths; it is in the log"
         with running.http() as http:
             assert http.get("/health").status_code == 503
             assert http.get("/health_generate").status_code == 503
         assert running.post(PATH, SHORT).status_code == 503
+
+
+def test_a_stream_that_cannot_even_begin_is_over_all_the_same():
+    """A generator that was never started runs no `finally` of its own."""
+    ended = []
+
+    async def chunks():
+        yield b"never"
+
+    async def broken(message):
+        raise RuntimeError("such a header cannot be sent")
+
+    async def serve():
+        await EventStream(chunks(), ended=lambda: ended.append(True))({}, broken, broken)
+
+    with pytest.raises(RuntimeError, match="such a header"):
+        asyncio.run(serve())
+    assert ended == [True]
+
+
+def test_behind_a_proxy_health_is_still_open_to_all(serving):
+    with serving(root_path="/api", api_key=KEY) as running, running.http() as http:
+        assert http.get("/health").status_code == 200
+        assert http.get("/v1/models").status_code == 401
+        assert http.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_the_waiting_room_remembers_only_of_late():
+    now = [0.0]
+    room = WaitingRoom(10, 10**6, lambda: now[0])
+    for number in range(10_000):
+        now[0] += 0.1
+        request = make_request(3, request_id=str(number))
+        room.enter([request])
+        room.leave([request.request_id])
+    assert len(room._departures) <= 101

@@ -98,3 +98,10 @@ def test_a_taken_port_is_one_line_and_a_status(tokenizer_folder):
     assert second.returncode == 2
     assert port in second.stderr.splitlines()[-1]
     assert "Traceback" not in second.stderr
+
+
+def test_a_failed_engine_ends_the_server_with_status_1(tokenizer_folder):
+    with process(tokenizer_folder, "fails") as (running, address):
+        answer = httpx.post(address + PATH, json=LONG, timeout=60)
+        assert answer.status_code == 500
+        assert running.wait(30) == 1
