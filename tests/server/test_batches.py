@@ -228,4 +228,3 @@ def test_an_expired_batch_keeps_what_was_answered(serving, tmp_path):
         batch = until(client, batch, "expired")
         assert 3 <= batch.request_counts.completed < 2000
         assert len(contents(client, batch.output_file_id)) == batch.request_counts.completed
-

@@ -100,7 +100,7 @@ def test_row_38_a_client_that_leaves_in_the_middle_of_its_body(serving):
     with serving() as running:
         host, port = running.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                                b"Content-Length: 100\r\n\r\n{")  # fmt: skip
         running.wait_until_idle()
         assert running.post(PATH, SHORT).status_code == 200
