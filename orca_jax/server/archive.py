@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_jax.batch.engine_answerer import EngineAnswerer
-from orca_jax.batch.store import Store
+from orca_jax.batch.store import Store, sweep
 from orca_jax.batch.words import BatchError
 from orca_jax.batch.worker import BatchWorker
 from orca_jax.core.config import EngineConfig
@@ -33,6 +33,7 @@ def open_archive(service: Service, built: Served, engine: EngineConfig) -> Archi
             raise ConfigError(str(error)) from error
         logger.warning("no files and batches: %s", error)
         return None
+    sweep(store)
     settings: dict[str, Any] = {name: value for name, value in asdict(engine).items() if name not in SPEED}
 
     def answerer(batch_id: str) -> EngineAnswerer:
@@ -48,4 +49,4 @@ def open_archive(service: Service, built: Served, engine: EngineConfig) -> Archi
 
     worker = BatchWorker(store, answerer, settings, max(1, built.info.max_num_seqs))
     worker.wake()
-    return Archive(store, worker)
+    return Archive(store, worker, service.config.max_data_bytes)

@@ -13,6 +13,7 @@ from orca_jax.core.resources import demo_model_dir
 
 ORDINARY = {"model": "fake", "prompt": "hello", "max_tokens": 4, "seed": 1}
 PATH = "/v1/completions"
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_row_3_other_types(running, kind):
 
 
 def test_row_4_a_huge_body_is_refused_before_it_has_come(running):
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000000\r\n\r\n"
+    head = HEAD + b"Content-Length: 100000000\r\n\r\n"
     began = time.monotonic()
     assert status(raw(running, head + b"{")) == 413
     assert time.monotonic() - began < 5
@@ -102,7 +103,7 @@ def test_row_4_a_huge_body_without_a_length(running):
 
 def test_row_5_a_body_that_never_comes(serving):
     with serving(body_timeout=0.2) as running:
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        head = HEAD + b"Content-Length: 100\r\n\r\n{"
         assert status(raw(running, head)) == 408
 
 

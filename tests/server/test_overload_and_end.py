@@ -59,10 +59,7 @@ def test_row_39_of_a_burst_those_too_many_are_refused_before_any_is_tokenised(se
         clients = [threading.Thread(target=lambda: answers.append(running.post(PATH, SHORT))) for _ in range(2)]
         for client in clients:
             client.start()
-        deadline = time.monotonic() + 30
-        while running.service._preparing < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        running.until(lambda: running.service._preparing == 2)
         assert running.post(PATH, SHORT).status_code == 429
         release.set()
         for client in clients:
@@ -82,16 +79,22 @@ def test_row_38_clients_that_leave_free_their_pages(serving, stream, others):
                 crowd = [
                     asyncio.create_task(http.post(PATH, json={**LONG, "stream": stream})) for _ in range(1 + others)
                 ]
-                await asyncio.sleep(0.3)
+                while running.service.calls_in_flight < 1 + others or not await asyncio.to_thread(requests_in, running):
+                    await asyncio.sleep(0.005)
+                assert not any(task.done() for task in crowd)
                 for task in crowd:
                     task.cancel()
                 await asyncio.gather(*crowd, return_exceptions=True)
 
-        asyncio.run(leave())
+        asyncio.run(asyncio.wait_for(leave(), 30))
         left = time.monotonic()
         running.wait_until_idle()
         assert time.monotonic() - left < 5
-        assert running.engine(lambda engine: engine.scheduler.statistics())["requests"] == 0
+        assert requests_in(running) == 0
+
+
+def requests_in(running):
+    return running.engine(lambda engine: engine.scheduler.statistics()["requests"])
 
 
 def test_row_38_a_client_that_leaves_in_the_middle_of_its_body(serving):
@@ -163,8 +166,7 @@ def test_row_43_draining_lets_the_present_finish_and_admits_nobody(serving):
         answers = []
         client = threading.Thread(target=lambda: answers.append(running.post(PATH, LONG)))
         client.start()
-        while not running.service.calls_in_flight:
-            time.sleep(0.005)
+        running.wait_until_running(1)
         drained = running.within(running.service.drain(30))
         time.sleep(0.05)
         late = running.post(PATH, SHORT)
@@ -187,8 +189,7 @@ def test_row_43_what_is_left_ends_with_an_error_of_its_own(serving):
         ]
         for client in clients:
             client.start()
-        while running.service.calls_in_flight < 2:
-            time.sleep(0.005)
+        running.wait_until_running(2)
         assert not running.within(running.service.drain(0.1)).result(30)
         running.service.thread.close()
         for client in clients:
