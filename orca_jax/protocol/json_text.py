@@ -1,7 +1,7 @@
 """JSON as it comes from outside: strict where Python's reader is not, and bounded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # typeshed knows only the fast one
 from typing import Any
 
@@ -55,18 +55,30 @@ def compact_fields(value: Mapping[str, Any]) -> bytes:
 def compact_answer(answer: Mapping[str, Any]) -> bytes:
     """As `compact`, for a large answer: its choices, and the long lists in them, are written piece by piece."""
     fields = dict(answer)
-    choices = b",".join(_pieces(choice, 2) for choice in fields.pop("choices"))
-    return b'{"choices":[' + choices + b"]," + _pieces(fields, 2)[1:]
+    texts = [b'{"choices":[']
+    for number, choice in enumerate(fields.pop("choices")):
+        texts += [b","] if number else []
+        texts += _pieces(choice, 2)
+    texts.append(b"]")
+    for name, item in fields.items():
+        texts += [b",", compact(name), b":", *_pieces(item, 1)]
+    texts.append(b"}")
+    return b"".join(texts)
 
 
-def _pieces(value: Any, depth: int) -> bytes:
+def _pieces(value: Any, depth: int) -> Iterator[bytes]:
     """An object's fields one by one, down to `depth`, and of a list so few entries at once that nobody waits for them."""
-    if depth and isinstance(value, dict) and value:
-        return b"{" + b",".join(compact(name) + b":" + _pieces(item, depth - 1) for name, item in value.items()) + b"}"
-    if isinstance(value, list) and len(value) > LARGE_ENTRIES:
-        cuts = range(0, len(value), LARGE_ENTRIES)
-        return b"[" + b",".join(compact(value[cut : cut + LARGE_ENTRIES])[1:-1] for cut in cuts) + b"]"
-    return compact(value)
+    if depth and isinstance(value, dict):
+        for number, (name, item) in enumerate(value.items()):
+            yield (b"," if number else b"{") + compact(name) + b":"
+            yield from _pieces(item, depth - 1)
+        yield b"}" if value else b"{}"
+    elif isinstance(value, list) and len(value) > LARGE_ENTRIES:
+        for cut in range(0, len(value), LARGE_ENTRIES):
+            yield (b"," if cut else b"[") + compact(value[cut : cut + LARGE_ENTRIES])[1:-1]
+        yield b"]"
+    else:
+        yield compact(value)
 
 
 def _decoder(patient: bool) -> json.JSONDecoder:

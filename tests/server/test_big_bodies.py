@@ -77,7 +77,12 @@ def test_the_measure_sees_a_lock_that_is_held():
 SCORES = [
     {str(rank): {"logprob": -1.5, "rank": rank, "decoded_token": "word"} for rank in range(21)} for _ in range(12_000)
 ]
-MESSAGE = {"content": [{"token": "word", "logprob": -1.5, "bytes": [1, 2], "top_logprobs": SCORES[:1] * 5}] * 20_000}
+MESSAGE = {
+    "content": [
+        {"token": "word", "logprob": -1.5, "bytes": [1, 2], "top_logprobs": [{"token": "x", "logprob": -2.5}] * 5}
+    ]
+    * 20_000
+}
 LARGE = {"id": "x", "choices": [{"index": 0, "text": MEGABYTE, "prompt_logprobs": SCORES}, {"logprobs": MESSAGE}],
          "usage": {"total_tokens": 1}, "prompt_logprobs": SCORES, "prompt_token_ids": [12345] * 2**17}  # fmt: skip
 
@@ -129,4 +134,6 @@ def test_long_lists_are_written_as_short_ones(length):
 def test_large_answers_are_written_as_small_ones():
     assert len(compact_answer(LARGE)) > 17 * 10**6
     assert json.loads(compact_answer(LARGE)) == LARGE
-    assert json.loads(compact_answer({"choices": [], "a": None})) == {"choices": [], "a": None}
+    small = {"choices": [{"message": {}, "logprobs": None}, {}], "a": None, "b": {}}
+    assert json.loads(compact_answer(small)) == small
+    assert json.loads(compact_answer({"choices": []})) == {"choices": []}

@@ -97,6 +97,28 @@ def requests_in(running):
     return running.engine(lambda engine: engine.scheduler.statistics()["requests"])
 
 
+def test_row_38_two_hundred_that_leave_at_once(serving):
+    """The row's thousand, at a size that two processors share with other tests."""
+    body = json.dumps({**LONG, "stream": True}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    with serving(executor_delay=0.02) as running:
+        host, port = running.address.removeprefix("http://").split(":")
+
+        async def crowd():
+            connections = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
+            for _, writer in connections:
+                writer.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
+            while running.service.calls_in_flight < 200 or not await asyncio.to_thread(requests_in, running):
+                await asyncio.sleep(0.01)
+            for _, writer in connections:
+                writer.transport.abort()
+
+        asyncio.run(asyncio.wait_for(crowd(), 60))
+        running.wait_until_idle()
+        assert requests_in(running) == 0
+        assert running.post(PATH, SHORT).status_code == 200
+
+
 def test_row_38_a_client_that_leaves_in_the_middle_of_its_body(serving):
     import socket
 
