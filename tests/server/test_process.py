@@ -139,19 +139,26 @@ def test_row_44_nobody_reads_what_it_says(tokenizer_folder):
 
 
 def test_row_45_a_thousand_scrapes_under_load(tokenizer_folder):
-    with process(tokenizer_folder, 0.005) as (running, address), httpx.Client(base_url=address, timeout=60) as http:
-        ended, statuses = threading.Event(), []
+    with process(tokenizer_folder, 0.005) as (running, address):
+        ended, statuses, scrapes = threading.Event(), [], []
 
         def ask():
             while not ended.is_set():
                 statuses.append(httpx.post(address + PATH, json=LONG, timeout=60).status_code)
 
+        def scrape():
+            with httpx.Client(base_url=address, timeout=60) as http:
+                for _ in range(125):
+                    answer = http.get("/metrics")
+                    scrapes.append(answer.status_code == 200 and b"orca_jax:num_requests_running" in answer.content)
+
         client = threading.Thread(target=ask)
-        client.start()
-        for _ in range(1000):
-            answer = http.get("/metrics")
-            assert answer.status_code == 200
-            assert b"orca_jax:num_requests_running" in answer.content
+        scrapers = [threading.Thread(target=scrape) for _ in range(8)]
+        for thread in (client, *scrapers):
+            thread.start()
+        for thread in scrapers:
+            thread.join(60)
+        assert scrapes == [True] * 1000
         ended.set()
         client.join(60)
         assert statuses
