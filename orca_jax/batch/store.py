@@ -239,3 +239,15 @@ def _batch(row: tuple[Any, ...]) -> Batch:
     for place in (6, 9, 10):  # times, errors, metadata
         values[place] = None if values[place] is None else json.loads(values[place])
     return Batch(*values)
+
+
+def sweep(store: Store) -> None:
+    """Remove what nothing refers to: uploads that a crash cut off, and what ended batches have left over.
+
+    Only before there are uploads and a worker: what they are writing is not in the tables yet.
+    """
+    known = {store.path(file) for file in store.files()}
+    going = {batch.id for batch in store.unfinished()}
+    for path in [*store.folder.glob("files/*"), *store.folder.glob("batches/*/*")]:
+        if path not in known and path.parent.name not in going:
+            path.unlink(missing_ok=True)

@@ -61,6 +61,7 @@ class CompletionAnswer(Shape):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: None
     choices: list[CompletionChoice]
     usage: UsageShape
 
@@ -112,6 +113,7 @@ class ChatAnswer(Shape):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: None
     choices: list[ChatChoice]
     usage: UsageShape
     prompt_logprobs: PromptLogprobs | None = None

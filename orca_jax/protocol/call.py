@@ -12,6 +12,7 @@ from orca_jax.engine.door import Door
 from orca_jax.protocol.sampling import SamplingBody
 
 B = TypeVar("B", bound=SamplingBody)
+MOST_SCORED = 2**20  # log-probabilities of prompt tokens in one answer: some 70 MB of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,23 @@ class Call(ABC, Generic[B]):
     def requests(self, door: Door, numbering: Numbering) -> list[Request]:
         """One request for each prompt, in order. Raises RequestError."""
         try:
-            return self.make_requests(door, numbering)
+            requests = self.make_requests(door, numbering)
         except RequestError as error:
             if error.parameter != "structured_outputs":  # the engine's name for whatever holds an answer to a form
                 raise
             raise type(error)(str(error), self.form_field) from error
+        self._check_size(requests)
+        return requests
+
+    def _check_size(self, requests: Sequence[Request]) -> None:
+        """Refuse what would be answered with more than any client reads; what is made has the engine's bounds."""
+        entries = sum(map(scored_entries, requests))
+        if entries > MOST_SCORED:
+            asked = "prompt_logprobs" if self.body.prompt_logprobs is not None else "logprobs"
+            raise RequestError(
+                f"{asked} asks for {entries} log-probabilities of prompt tokens, and at most {MOST_SCORED} are given "
+                "(send fewer or shorter prompts at once, or ask for fewer).", asked,
+            )  # fmt: skip
 
     @abstractmethod
     def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
@@ -125,6 +138,12 @@ class Usage:
 
 def prompt_usage(requests: Sequence[Request]) -> Usage:
     return Usage(prompt_tokens=sum(len(request.prompt_token_ids) for request in requests))
+
+
+def scored_entries(request: Request) -> int:
+    """How many log-probabilities of prompt tokens its answer has: each of `n` choices repeats them."""
+    asked = request.params.prompt_logprobs
+    return 0 if asked is None else request.params.n * len(request.prompt_token_ids) * (1 + asked)
 
 
 def raise_error(output: RequestOutput) -> None:

@@ -146,6 +146,11 @@ class ChatCall(Call[ChatBody]):
     def calls_tools(self) -> bool:
         return self.body.tools is not None and self.body.tool_choice != "none"
 
+    def finish_reason(self, answer: CompletionOutput, called: bool) -> str | None:
+        """OpenAI's word for an answer that ends by calling tools, unless it had to call just this one."""
+        chosen = called and not isinstance(self.body.tool_choice, dict)
+        return "tool_calls" if chosen and answer.finish_reason == "stop" else answer.finish_reason
+
     def _tool_form(self) -> StructuredOutputsParams | None:
         body = self.body
         form = tool_form(body.tools, body.tool_choice, body.parallel_tool_calls is not False)
@@ -168,7 +173,7 @@ class ChatCall(Call[ChatBody]):
             "index": answer.index,
             "message": message,
             "logprobs": self.logprobs_of(answer, door),
-            "finish_reason": finish_reason(answer, bool(calls)),
+            "finish_reason": self.finish_reason(answer, bool(calls)),
             "stop_reason": answer.stop_reason,
         }
         if self.body.return_token_ids:
@@ -202,7 +207,7 @@ class ChatStreamer(Streamer):
             choice = _choice(answer.index, delta)
             choice |= {
                 "logprobs": self._call.logprobs_of(answer, self._door),
-                "finish_reason": finish_reason(answer, self._calls[answer.index] > 0),
+                "finish_reason": self._call.finish_reason(answer, self._calls[answer.index] > 0),
                 "stop_reason": answer.stop_reason,
             }
             if self._call.body.return_token_ids:
@@ -235,11 +240,6 @@ class ChatStreamer(Streamer):
         return with_usage({**self._head, "choices": [choice]}, self._call.body, self._usage)
 
 
-def finish_reason(answer: CompletionOutput, called: bool) -> str | None:
-    """OpenAI's word for an answer that ends by calling tools."""
-    return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
-
-
 def call_id(envelope: Envelope, index: int, number: int) -> str:
     return f"call_{envelope.id.removeprefix(ChatCall.id_prefix).strip('-')}_{index}_{number}"
 
@@ -249,4 +249,5 @@ def _choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _head(envelope: Envelope, kind: str) -> dict[str, Any]:
-    return {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model}
+    return {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model,
+            "system_fingerprint": None}  # fmt: skip

@@ -202,12 +202,15 @@ def names_of(call: Call[Any], door: Door) -> TokenNames:
 
 
 def with_usage(chunk: dict[str, Any], body: SamplingBody, usage: Usage) -> dict[str, Any]:
-    """The chunk with the tokens counted so far, where the client wants that on each."""
+    """The chunk with the tokens counted so far, or with null for them where they come at the end only."""
     options = body.stream_options
     if options is not None and options.continuous_usage_stats:
         chunk["usage"] = usage.as_json()
+    elif options is not None and options.include_usage:
+        chunk["usage"] = None
     return chunk
 
 
 def _head(envelope: Envelope) -> dict[str, Any]:
-    return {"id": envelope.id, "object": "text_completion", "created": envelope.created, "model": envelope.model}
+    return {"id": envelope.id, "object": "text_completion", "created": envelope.created, "model": envelope.model,
+            "system_fingerprint": None}  # fmt: skip

@@ -1,7 +1,7 @@
 """JSON as it comes from outside: strict where Python's reader is not, and bounded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # typeshed knows only the fast one
 from typing import Any
 
@@ -11,6 +11,7 @@ from orca_jax.core.errors import RequestError
 MAX_DEPTH = 100
 LONG = 2**17  # characters: the fast scanner lets no other thread run, and takes 5 ms for so many
 AT_ONCE = 4096
+LARGE_ENTRIES = 64  # each a token with the most likely ones beside it, some kilobytes
 
 
 def read_json(data: bytes | str) -> Any:
@@ -49,6 +50,35 @@ def compact_fields(value: Mapping[str, Any]) -> bytes:
             texts = [b"[" + b",".join(text[1:-1] for text in texts) + b"]"]
         parts.append(compact(name) + b":" + texts[0])
     return b"{" + b",".join(parts) + b"}"
+
+
+def compact_answer(answer: Mapping[str, Any]) -> bytes:
+    """As `compact`, for a large answer: its choices, and the long lists in them, are written piece by piece."""
+    fields = dict(answer)
+    texts = [b'{"choices":[']
+    for number, choice in enumerate(fields.pop("choices")):
+        texts += [b","] if number else []
+        texts += _pieces(choice, 2)
+    texts.append(b"]")
+    for name, item in fields.items():
+        texts += [b",", compact(name), b":", *_pieces(item, 1)]
+    texts.append(b"}")
+    return b"".join(texts)
+
+
+def _pieces(value: Any, depth: int) -> Iterator[bytes]:
+    """An object's fields one by one, down to `depth`, and of a list so few entries at once that nobody waits for them."""
+    if depth and isinstance(value, dict):
+        for number, (name, item) in enumerate(value.items()):
+            yield (b"," if number else b"{") + compact(name) + b":"
+            yield from _pieces(item, depth - 1)
+        yield b"}" if value else b"{}"
+    elif isinstance(value, list) and len(value) > LARGE_ENTRIES:
+        for cut in range(0, len(value), LARGE_ENTRIES):
+            yield (b"," if cut else b"[") + compact(value[cut : cut + LARGE_ENTRIES])[1:-1]
+        yield b"]"
+    else:
+        yield compact(value)
 
 
 def _decoder(patient: bool) -> json.JSONDecoder:

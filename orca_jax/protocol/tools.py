@@ -77,11 +77,13 @@ def call_object(call: ToolCall, call_id: str) -> dict[str, Any]:
 class ToolStream:
     """Splits the text of one answer, as it grows, into what is said and what is called.
 
-    What may become the opening of a call is held back; a call is given when it is complete.
+    What may become the opening of a call is held back; a call is given when it is complete. So are spaces, because those
+    around calls are nobody's words; only those before the very first word are gone before a call can be seen.
     """
 
     def __init__(self) -> None:
-        self._held = ""
+        self._held = self._space = ""
+        self._begun = self._called = False
 
     def push(self, text: str, last: bool) -> tuple[str, list[ToolCall]]:
         """Text to show and calls that are complete, of what has come so far. After `last` nothing is held."""
@@ -96,7 +98,17 @@ class ToolStream:
         keep = 0 if last else self._undecided()
         said.append(self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
-        return "".join(said), calls
+        self._called = self._called or bool(calls)
+        return self._trimmed("".join(said), last), calls
+
+    def _trimmed(self, said: str, last: bool) -> str:
+        text = self._space + said
+        if self._called and not self._begun:
+            text = text.lstrip()
+        words = text.rstrip() if self._called or not last else text
+        self._space = text[len(words) :]
+        self._begun = self._begun or bool(words)
+        return words
 
     def _first_call(self) -> tuple[int, ToolCall, int] | None:
         """Where the first complete call that is held begins, the call, and where it ends."""

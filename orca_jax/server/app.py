@@ -15,6 +15,7 @@ from orca_jax.server.http import error_answer
 from orca_jax.server.routes import batches, generate, health, metrics, models, page
 from orca_jax.server.security import KeyGuard
 from orca_jax.server.service import Service
+from orca_jax.server.sites import SiteGuard
 
 ABOUT = "OpenAI's API over Orca's iteration-level scheduling, in JAX. Errors have OpenAI's shape."
 MISSES = {404: "There is nothing at this path.", 405: "This path does not take this method."}
@@ -56,6 +57,7 @@ def _guarded(app: ASGIApp, service: Service) -> ASGIApp:
     key = service.config.key
     if key is not None:
         app = KeyGuard(app, key)
+    app = SiteGuard(app, service.config)
     if service.config.origins:  # outside of the guard: a browser asks for permission without the key
         app = CORSMiddleware(app, allow_origins=service.config.origins, allow_methods=["*"], allow_headers=["*"])
     return app

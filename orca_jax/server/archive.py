@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_jax.batch.engine_answerer import EngineAnswerer
-from orca_jax.batch.store import Store
+from orca_jax.batch.store import Store, sweep
 from orca_jax.batch.words import BatchError
 from orca_jax.batch.worker import BatchWorker
 from orca_jax.core.config import EngineConfig
@@ -37,6 +37,7 @@ def open_store(config: ServerConfig) -> Store | None:
 
 def open_archive(service: Service, built: Served, engine: EngineConfig, store: Store) -> Archive:
     """Go on with the store's batches."""
+    sweep(store)
     settings: dict[str, Any] = {name: value for name, value in asdict(engine).items() if name not in SPEED}
 
     def answerer(batch_id: str) -> EngineAnswerer:
@@ -52,4 +53,4 @@ def open_archive(service: Service, built: Served, engine: EngineConfig, store: S
 
     worker = BatchWorker(store, answerer, settings, max(1, built.info.max_num_seqs), lambda: service.thread.alive)
     worker.wake()
-    return Archive(store, worker)
+    return Archive(store, worker, service.config.max_data_bytes)

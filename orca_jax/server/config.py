@@ -26,7 +26,9 @@ class ServerConfig:
     max_num_queued_reqs: int = setting(256, "most requests that wait for their first iteration; more get 429", 1, 2**20)
     max_num_queued_tokens: int = setting(2**20, "most prompt tokens of requests that wait; more get 429", 1, 2**40)
     request_timeout: float = setting(600.0, "longest that a request may take, queue included", 0.1, 86400.0)
-    body_timeout: float = setting(20.0, "longest that a client may take to send a body", 0.1, 3600.0)
+    body_timeout: float = setting(
+        20.0, "longest that a client may take to send a body, or to go on with an upload", 0.1, 3600.0
+    )
     max_body_bytes: int = setting(4 * 2**20, "largest body", 1024, 2**30)
     shutdown_timeout: float = setting(30.0, "how long requests in flight may go on after SIGTERM", 0.0, 86400.0)
     watchdog_timeout: float = setting(120.0, "an iteration longer than this counts as hung", 0.1, 86400.0)
@@ -35,6 +37,7 @@ class ServerConfig:
     data_dir: str | None = setting(
         "auto", f"folder of uploaded files and batches; 'auto' is {DEFAULT_DATA}, 'none' keeps none"
     )
+    max_data_bytes: int = setting(4 * 2**30, "most that the data folder may hold; more gets 507", 1024, 2**50)
     otlp_traces_endpoint: str | None = setting(
         None, "where OpenTelemetry spans of requests go, such as http://localhost:4318/v1/traces (orca-jax[otel])"
     )

@@ -19,6 +19,7 @@ EVENT = {
 ERRORS = {
     400: "a bad request; `param` names the field",
     401: "no key, or a wrong one",
+    403: "a page of another site asks, or under a name that is not this server's",
     404: "no such model",
     408: "the body came too slowly",
     409: "something else has to happen first",
@@ -61,7 +62,7 @@ def responses(
     found: dict[int | str, Any] = {200: {"model": kind} if kind is not None else {"content": {"application/jsonl": {}}}}
     if streams:
         found[200] = {"model": kind, "content": {"text/event-stream": {"schema": EVENT}}}
-    for status in errors:
+    for status in sorted({*errors, 403}):  # the guard of sites stands before all routes
         found[status] = {"model": ErrorAnswer, "description": ERRORS[status]}
     return found
 

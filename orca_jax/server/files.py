@@ -1,12 +1,16 @@
 """Files and batches as clients see them, and what is needed to keep them: a folder, a worker, bounds."""
 
-from collections.abc import Iterable
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from orca_jax.batch.store import Batch, File, Store
 from orca_jax.batch.worker import BatchWorker
 from orca_jax.core.checks import shown
 from orca_jax.core.errors import RequestError
+from orca_jax.core.naming import check_names
 from orca_jax.protocol.errors import ApiError
 
 MAX_FILE_BYTES = 200 * 2**20
@@ -21,11 +25,25 @@ STATES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancel
 
 
 class Archive:
-    """A store with the worker that answers its batches."""
+    """A store with the worker that answers its batches. Beyond `most_bytes` nothing more is taken."""
 
-    def __init__(self, store: Store, worker: BatchWorker):
+    def __init__(self, store: Store, worker: BatchWorker, most_bytes: int):
         self.store = store
         self.worker = worker
+        self.writing = threading.Lock()
+        """Held from the look for room until the room is taken."""
+        self._most_bytes = most_bytes
+
+    def check_room(self, more: int) -> None:
+        """Raise ApiError (507) where so many bytes more would be too many. Looks at the disk: results grow, too."""
+        paths = (Path(folder, name) for folder, _, names in os.walk(self.store.folder) for name in names)
+        used = sum(path.lstat().st_size for path in paths)
+        if used + more > self._most_bytes:
+            raise ApiError(
+                507, f"There is no room: files and batches take {used} bytes, {more} more are asked for, and "
+                f"{self._most_bytes} are the most (delete files, or --max-data-bytes).", kind="server_error",
+                code="no_room",
+            )  # fmt: skip
 
     def file(self, file_id: str) -> File:
         found = self.store.file(file_id)
@@ -87,6 +105,19 @@ def page(items: Iterable[dict[str, Any]], after: str | None, limit: int) -> dict
         "last_id": data[-1]["id"] if data else None,
         "has_more": len(rest) > len(data),
     }
+
+
+def read_query(asked: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str, str]:
+    """The query of a list. Raises RequestError for a name that means nothing here."""
+    check_names("the query", asked, known, {})
+    return asked
+
+
+def ascending(order: str | None) -> bool:
+    """A query's `order`, of which "desc" is the default. Raises RequestError."""
+    if order not in (None, "asc", "desc"):
+        raise RequestError(f"order must be asc or desc, got {shown(order)}.", "order")
+    return order == "asc"
 
 
 def page_size(value: str | None, default: int, most: int) -> int:

@@ -34,7 +34,7 @@ async def read_body(request: Request, config: ServerConfig) -> bytes:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(415, f"Content-Type must be application/json, got {shown(kind)}.")
-    check_length(request, config.max_body_bytes)
+    check_length(request, config.max_body_bytes, too_large(config.max_body_bytes))
     parts, size = [], 0
     try:
         async with asyncio.timeout(config.body_timeout):
@@ -50,13 +50,13 @@ async def read_body(request: Request, config: ServerConfig) -> bytes:
     return b"".join(parts)
 
 
-def check_length(request: Request, most: int) -> None:
-    """Refuse what says that it is too long, before reading any of it."""
+def check_length(request: Request, most: int, refusal: ApiError) -> None:
+    """Raise the refusal for what says that it is too long, before reading any of it."""
     length = request.headers.get("content-length", "0")
     if not length.isdigit():
         raise ApiError(400, f"Content-Length must be a number, got {shown(length)}.")
     if len(length) > 18 or int(length) > most:
-        raise too_large(most)
+        raise refusal
 
 
 def too_large(most: int) -> ApiError:

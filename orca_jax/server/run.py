@@ -36,10 +36,10 @@ def bind(config: ServerConfig) -> socket.socket:
     Raises ConfigError.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind)
+        found = socket.socket(family, kind, protocol)  # without its protocol, asyncio would not turn Nagle's delay off
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:

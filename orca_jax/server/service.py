@@ -5,11 +5,10 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from orca_jax.core.clock import Clock
 from orca_jax.core.request import Request
@@ -26,15 +25,13 @@ from orca_jax.protocol.calls import parse_call
 from orca_jax.protocol.errors import ApiError, no_such_model
 from orca_jax.protocol.json_text import read_json
 from orca_jax.server.config import ServerConfig
+from orca_jax.server.crew import Crews
 from orca_jax.server.files import Archive
 from orca_jax.server.tracer import NoTraces, Tracer
 from orca_jax.server.waiting_room import WaitingRoom
 from orca_jax.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-TOKENISING_THREADS = 2
 
 
 class Served(Protocol):
@@ -86,7 +83,7 @@ class Service:
         self.thread = EngineThread(built.engine)
         self._clock: Clock = built.engine.clock
         self._engine: AsyncEngine | None = None
-        self._pool = ThreadPoolExecutor(TOKENISING_THREADS, thread_name_prefix="orca-prepare")
+        self.crews = Crews()
         self._arrivals = itertools.count()
         self._calls = 0
         self._preparing = 0
@@ -127,7 +124,7 @@ class Service:
         call_id = uuid.uuid4().hex
         self._preparing += 1
         try:
-            prepared = await self.aside(self._prepare, url, body, call_id)
+            prepared = await self.crews.calls.do(self._prepare, url, body, call_id)
         finally:
             self._preparing -= 1
         self.check_open()
@@ -153,10 +150,6 @@ class Service:
             logger.error("a request failed: %s", error, exc_info=error)
         return answer
 
-    async def aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what may take long, such as tokenising, beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-
     @asynccontextmanager
     async def in_flight(self) -> AsyncIterator[None]:
         """Around whatever a shutdown should wait for."""
@@ -176,7 +169,9 @@ class Service:
             return True
         try:
             async with asyncio.timeout(timeout):
-                await self._idle.wait()
+                while self._calls:
+                    await self._idle.wait()
+                    await asyncio.sleep(BETWEEN_SECONDS)
         except TimeoutError:
             return False
         return True
@@ -185,7 +180,7 @@ class Service:
         """End what is left, free the engine's memory. False where an iteration is hung."""
         if self.archive is not None:
             self.archive.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.crews.close()
         self.tracer.close()
         return self.thread.close(timeout=10.0)
 
@@ -212,6 +207,7 @@ class Service:
             raise no_such_model(name, self.model)
 
 
+BETWEEN_SECONDS = 0.05  # a stream is nobody's for a moment, between its preparation and its first byte
 MAX_REQUESTS_PER_CALL = 2**16  # leaves each call numbers of its own, whose order is that of arrival
 
 

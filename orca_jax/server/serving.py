@@ -13,6 +13,7 @@ from orca_jax.protocol.errors import ApiError, api_error, error_object
 from orca_jax.server.event_stream import DONE, EventStream, event, until_disconnected
 from orca_jax.server.http import JsonAnswer, read_body
 from orca_jax.server.service import Admitted, Service, unavailable
+from orca_jax.server.whole import whole_answer
 
 CLIENT_GONE = 499  # nobody reads it; logs may
 
@@ -20,13 +21,12 @@ CLIENT_GONE = 499  # nobody reads it; logs may
 async def serve_call(service: Service, request: HttpRequest, url: str) -> Response:
     """Answer a call at `url`. Raises RequestError, ApiError and EngineError, which the app turns into answers."""
     service.check_open()
-    admitted = await service.prepare(url, await read_body(request, service.config), request.headers)
-    headers = {"x-request-id": admitted.envelope.id}
-    if admitted.call.stream:
-        return EventStream(_events(service, admitted), headers, lambda: service.dismiss(admitted))
     async with service.in_flight():
-        answer = await _answer_unless_gone(service, admitted, request)
-    return JsonAnswer(answer, headers=headers)
+        admitted = await service.prepare(url, await read_body(request, service.config), request.headers)
+        headers = {"x-request-id": admitted.envelope.id}
+        if admitted.call.stream:
+            return EventStream(_events(service, admitted), headers, lambda: service.dismiss(admitted))
+        return JsonAnswer(await _answer_unless_gone(service, admitted, request), headers=headers)
 
 
 async def _answer_unless_gone(service: Service, admitted: Admitted, request: HttpRequest) -> object:
@@ -56,7 +56,7 @@ async def _answer(service: Service, admitted: Admitted) -> object:
         raise timed_out(service) from error
     finally:
         service.dismiss(admitted)
-    return admitted.call.answer(admitted.requests, outputs, admitted.envelope, service.door)
+    return await whole_answer(service, admitted, outputs)
 
 
 async def _events(service: Service, admitted: Admitted) -> AsyncGenerator[bytes, None]:

@@ -33,6 +33,8 @@ def test_the_chunks_of_a_completion_add_up_to_the_answer(desk, extra):
         strictly(Completion, {**chunk, "choices": [{**c, "finish_reason": "stop"} for c in chunk["choices"]]})
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == whole["usage"]
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert all(part["system_fingerprint"] is None for part in (whole, *chunks))
     for choice in whole["choices"]:
         mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
         assert "".join(c["text"] for c in mine) == choice["text"]
@@ -92,6 +94,8 @@ def test_the_chunks_of_a_chat_add_up_to_the_answer(desk, extra):
         strictly(ChatCompletionChunk, chunk)
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
     assert chunks[-1]["usage"] == whole["usage"]
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert all(part["system_fingerprint"] is None for part in (whole, *chunks))
     for choice in whole["choices"]:
         mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
         assert "".join(c["delta"].get("content", "") for c in mine) == choice["message"]["content"]
@@ -116,6 +120,11 @@ def test_only_the_end_of_a_long_prompt(desk):
     assert desk.answer(COMPLETIONS, body)["choices"][0]["prompt_token_ids"] == tokens[-4:]
     everything = desk.answer(COMPLETIONS, {**body, "prompt": tokens * 9, "truncate_prompt_tokens": -1})
     assert everything["usage"]["total_tokens"] == 64, "the context of this engine"
+
+
+def test_no_usage_where_none_was_asked_for(desk):
+    for url, body in ((COMPLETIONS, {"prompt": "a"}), (CHAT, {"messages": HELLO})):
+        assert all("usage" not in chunk for chunk in desk.chunks(url, {**body, "max_tokens": 2, "stream": True}))
 
 
 def test_usage_on_every_chunk(desk):

@@ -44,6 +44,8 @@ BAD_COMPLETIONS = [
     ({"priority": 10**30}, "priority"), ({"priority": "high"}, "priority"), ({"priority": 1}, "priority"),
     ({"prompt_embeds": "gASV"}, "prompt_embeds"), ({"use_beam_search": True}, "use_beam_search"),
     ({"length_penalty": 2.0}, "length_penalty"), ({"cache_salt": "x"}, "cache_salt"), ({"suffix": "x"}, "suffix"),
+    ({"prompt": [[1] * 60] * 900, "prompt_logprobs": 20, "max_tokens": 1}, "prompt_logprobs"),
+    ({"prompt": [[1] * 60] * 900, "logprobs": 20, "echo": True, "max_tokens": 1}, "logprobs"),
     ({"messages": HELLO}, "messages"), ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     ({"truncate_prompt_tokens": 64}, "truncate_prompt_tokens"), ({"request_id": "a\nb"}, "request_id"),
     ({"request_id": "x" * 129}, "request_id"), ({"request_id": ""}, "request_id"),

@@ -60,7 +60,8 @@ def test_a_required_call_can_be_read(large_desk, choice, seed):
     answer = large_desk.answer(CHAT, body)
     ChatCompletion.model_validate(answer)
     (found,) = answer["choices"]
-    assert found["finish_reason"] == "tool_calls"
+    reason = "tool_calls" if choice == "required" else "stop"  # as OpenAI ends what had no choice
+    assert found["finish_reason"] == reason
     (call,) = found["message"]["tool_calls"]
     assert call["function"]["name"] == "switch"
     assert isinstance(json.loads(call["function"]["arguments"])["on"], bool)
@@ -70,7 +71,7 @@ def test_a_required_call_can_be_read(large_desk, choice, seed):
     deltas = [c["delta"] for chunk in chunks for c in chunk["choices"]]
     (streamed,) = [call for delta in deltas for call in delta.get("tool_calls", [])]
     assert streamed["function"] == call["function"]
-    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert chunks[-1]["choices"][0]["finish_reason"] == reason
 
 
 def test_tools_that_may_not_be_called_change_nothing(desk):
@@ -143,12 +144,13 @@ def test_a_stream_says_and_calls_what_the_whole_text_does(pieces, cuts):
         calls += called
     content, expected = parse_tool_calls(text)
     assert calls == expected
-    assert said.strip() == content.strip()
+    assert said == content if not calls else said.rstrip() == said
+    assert said.lstrip() == content.lstrip()
 
 
 def test_text_is_not_held_back_longer_than_needed():
     stream = ToolStream()
-    assert stream.push("I will <", False) == ("I will ", [])
-    assert stream.push("b>", False) == ("<b>", [])
+    assert stream.push("I will <", False) == ("I will", [])
+    assert stream.push("b>\n", False) == (" <b>", [])
     assert stream.push(OPEN + '{"name":"f",', False) == ("", [])
-    assert stream.push('"arguments":{}}' + CLOSE + " bye", True) == (" bye", [ToolCall("f", "{}")])
+    assert stream.push('"arguments":{}}' + CLOSE + " bye", True) == ("\n bye", [ToolCall("f", "{}")])

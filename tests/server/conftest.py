@@ -56,6 +56,16 @@ class Running:
         assert self.engine(lambda engine: engine.scheduler.kv.pages_reserved) == 0
         assert self.service.room.statistics() == {"queued_requests": 0, "queued_tokens": 0}
 
+    def until(self, holds, what="it"):
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < deadline, f"{what} has not come"
+            time.sleep(0.005)
+
+    def wait_until_running(self, count):
+        """Until the engine, and not only the server, has so many requests."""
+        self.until(lambda: self.engine(lambda e: e.scheduler.statistics()["requests"]) >= count, f"{count} requests")
+
     def post(self, path, body, **options):
         with self.http() as http:
             return http.post(path, json=body, **options)

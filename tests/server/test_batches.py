@@ -1,6 +1,7 @@
 """Files and batches with the real `openai` package: upload, create, poll, cancel, fetch, and a server that comes back."""
 
 import json
+import socket
 import time
 
 import openai
@@ -189,7 +190,74 @@ def test_too_large_an_upload_is_refused_as_it_comes(running, monkeypatch):
     with running.http() as http:
         answer = http.post("/v1/files", content=parts(), headers={"content-type": "multipart/form-data; boundary=x"})
     assert answer.status_code == 413
+    assert "1000 bytes, the most that an upload" in answer.json()["error"]["message"]
     assert not list((running.service.archive.store.folder / "files").iterdir())
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nxxxx'
+
+
+def test_an_upload_that_comes_no_further_is_ended_and_a_slow_one_is_not(serving, tmp_path):
+    with serving(data_dir=str(tmp_path), body_timeout=0.3) as running:
+        host, port = running.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
+                               b"boundary=x\r\nContent-Length: 1000\r\n\r\n" + FORM)  # fmt: skip
+            assert b" 408 " in connection.recv(65536).split(b"\r\n")[0]
+
+        def slowly():
+            yield FORM
+            for _ in range(5):
+                time.sleep(0.1)
+                yield b"x"
+            yield b'\r\n--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n'
+
+        with running.http() as http:
+            head = {"content-type": "multipart/form-data; boundary=x"}
+            assert http.post("/v1/files", content=slowly(), headers=head).json()["bytes"] == 9
+        running.wait_until_idle()
+
+
+def test_a_full_folder_takes_nothing_more_until_something_is_deleted(serving, tmp_path):
+    with serving(data_dir=str(tmp_path), max_data_bytes=200_000) as running, running.openai() as client:
+        large = ["x" * 60_000]
+        files = [upload(client, large)]
+        with pytest.raises(openai.InternalServerError, match="--max-data-bytes") as error:
+            files.extend(upload(client, large) for _ in range(5))
+        assert error.value.status_code == 507
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 250_000
+        client.files.delete(files[0].id)
+        assert upload(client, ["{}"]).id
+        (tmp_path / "batches").mkdir(exist_ok=True)
+        (tmp_path / "batches" / "partial").write_bytes(b"x" * 200_000)
+        with pytest.raises(openai.InternalServerError, match="--max-data-bytes"):
+            create(client, ["{}"])
+
+
+def test_what_nothing_refers_to_is_removed_at_the_start(serving, tmp_path):
+    with serving(data_dir=str(tmp_path)) as running, running.openai() as client:
+        batch = until(client, create(client, [line(1)]), "completed")
+    (tmp_path / "files" / "file-cut-off").write_bytes(b"x")
+    left = tmp_path / "batches" / batch.id / "output.jsonl.partial"
+    left.write_bytes(b"x")
+    with serving(data_dir=str(tmp_path)) as running, running.openai() as client:
+        assert not left.exists()
+        assert [path.name for path in (tmp_path / "files").iterdir()] == [batch.input_file_id]
+        assert list(contents(client, batch.output_file_id)) == ["r1"]
+
+
+@pytest.mark.parametrize("path", ["/v1/files?colour=red", "/v1/batches?order=asc", "/v1/files?order=up"])
+def test_a_query_that_means_nothing_is_refused_by_name(running, path):
+    with running.http() as http:
+        answer = http.get(path)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] in path
+
+
+def test_files_in_either_order(running, client):
+    files = [upload(client, [line(number)]).id for number in range(3)]
+    assert [file.id for file in client.files.list(order="asc", limit=2)] == files
+    assert [file.id for file in client.files.list(order="desc")] == files[::-1]
 
 
 def test_a_file_that_is_read_stays(serving, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from orca_jax.core.errors import RequestError
 from orca_jax.core.resources import demo_model_dir
 from orca_jax.protocol.calls import parse_call
-from orca_jax.protocol.json_text import compact, compact_fields, read_json
+from orca_jax.protocol.json_text import compact, compact_answer, compact_fields, read_json
 from orca_jax.text.tokenizer import Tokenizer
 
 MOST = 0.020  # seconds
@@ -74,7 +74,20 @@ def test_the_measure_sees_a_lock_that_is_held():
     assert shortest(lambda: sorted(range(3 * 10**6, 0, -1), key=str)) > MOST
 
 
+SCORES = [
+    {str(rank): {"logprob": -1.5, "rank": rank, "decoded_token": "word"} for rank in range(21)} for _ in range(12_000)
+]
+MESSAGE = {
+    "content": [
+        {"token": "word", "logprob": -1.5, "bytes": [1, 2], "top_logprobs": [{"token": "x", "logprob": -2.5}] * 5}
+    ]
+    * 20_000
+}
+LARGE = {"id": "x", "choices": [{"index": 0, "text": MEGABYTE, "prompt_logprobs": SCORES}, {"logprobs": MESSAGE}],
+         "usage": {"total_tokens": 1}, "prompt_logprobs": SCORES, "prompt_token_ids": [12345] * 2**17}  # fmt: skip
+
 WORK = {
+    "answer-with-scores": lambda _: compact_answer(LARGE),
     "encode": lambda tokenizer: tokenizer.encode(MEGABYTE),
     "encode-one-letter": lambda tokenizer: tokenizer.encode("a" * 2**20),
     "decode": lambda tokenizer: tokenizer.decode([300, 400, 500, 600] * 2**17),
@@ -116,3 +129,11 @@ def test_long_texts_are_read_as_short_ones(tokenizer):
 def test_long_lists_are_written_as_short_ones(length):
     value = {"a": list(range(length)), "b": ["x"] * length, "c": None}
     assert compact_fields(value) == compact(value)
+
+
+def test_large_answers_are_written_as_small_ones():
+    assert len(compact_answer(LARGE)) > 17 * 10**6
+    assert json.loads(compact_answer(LARGE)) == LARGE
+    small = {"choices": [{"message": {}, "logprobs": None}, {}], "a": None, "b": {}}
+    assert json.loads(compact_answer(small)) == small
+    assert json.loads(compact_answer({"choices": []})) == {"choices": []}

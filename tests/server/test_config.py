@@ -1,6 +1,7 @@
 """Settings of the server: each checked by itself and together, from one table."""
 
 import math
+import socket
 import tomllib
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from orca_jax.core.errors import ConfigError
 from orca_jax.core.resources import configs_dir
 from orca_jax.server.config import ServerConfig, split_settings
+from orca_jax.server.run import bind
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,9 @@ def test_the_example_file_is_what_it_says():
     server, engine = split_settings(settings)
     assert server.max_num_queued_reqs == settings["max_num_queued_reqs"]
     assert engine.deterministic is False
+
+
+def test_answers_are_not_delayed_by_the_kernel():
+    """Asyncio turns Nagle's delay (40 ms for a small answer) off for sockets that say they are TCP, and only for those."""
+    with bind(ServerConfig(port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

@@ -62,10 +62,7 @@ def test_row_39_of_a_burst_those_too_many_are_refused_before_any_is_tokenised(se
         clients = [threading.Thread(target=lambda: answers.append(running.post(PATH, SHORT))) for _ in range(2)]
         for client in clients:
             client.start()
-        deadline = time.monotonic() + 30
-        while running.service._preparing < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        running.until(lambda: running.service._preparing == 2)
         assert running.post(PATH, SHORT).status_code == 429
         release.set()
         for client in clients:
@@ -85,16 +82,44 @@ def test_row_38_clients_that_leave_free_their_pages(serving, stream, others):
                 crowd = [
                     asyncio.create_task(http.post(PATH, json={**LONG, "stream": stream})) for _ in range(1 + others)
                 ]
-                await asyncio.sleep(0.3)
+                while running.service.calls_in_flight < 1 + others or not await asyncio.to_thread(requests_in, running):
+                    await asyncio.sleep(0.005)
+                assert not any(task.done() for task in crowd)
                 for task in crowd:
                     task.cancel()
                 await asyncio.gather(*crowd, return_exceptions=True)
 
-        asyncio.run(leave())
+        asyncio.run(asyncio.wait_for(leave(), 30))
         left = time.monotonic()
         running.wait_until_idle()
         assert time.monotonic() - left < 5
-        assert running.engine(lambda engine: engine.scheduler.statistics())["requests"] == 0
+        assert requests_in(running) == 0
+
+
+def requests_in(running):
+    return running.engine(lambda engine: engine.scheduler.statistics()["requests"])
+
+
+def test_row_38_two_hundred_that_leave_at_once(serving):
+    """The row's thousand, at a size that two processors share with other tests."""
+    body = json.dumps({**LONG, "stream": True}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    with serving(executor_delay=0.02) as running:
+        host, port = running.address.removeprefix("http://").split(":")
+
+        async def crowd():
+            connections = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
+            for _, writer in connections:
+                writer.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)
+            while running.service.calls_in_flight < 200 or not await asyncio.to_thread(requests_in, running):
+                await asyncio.sleep(0.01)
+            for _, writer in connections:
+                writer.transport.abort()
+
+        asyncio.run(asyncio.wait_for(crowd(), 60))
+        running.wait_until_idle()
+        assert requests_in(running) == 0
+        assert running.post(PATH, SHORT).status_code == 200
 
 
 def test_row_38_a_client_that_leaves_in_the_middle_of_its_body(serving):
@@ -103,7 +128,7 @@ def test_row_38_a_client_that_leaves_in_the_middle_of_its_body(serving):
     with serving() as running:
         host, port = running.address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                                b"Content-Length: 100\r\n\r\n{")  # fmt: skip
         running.wait_until_idle()
         assert running.post(PATH, SHORT).status_code == 200
@@ -166,8 +191,7 @@ def test_row_43_draining_lets_the_present_finish_and_admits_nobody(serving):
         answers = []
         client = threading.Thread(target=lambda: answers.append(running.post(PATH, LONG)))
         client.start()
-        while not running.service.calls_in_flight:
-            time.sleep(0.005)
+        running.wait_until_running(1)
         drained = running.within(running.service.drain(30))
         time.sleep(0.05)
         late = running.post(PATH, SHORT)
@@ -190,8 +214,7 @@ def test_row_43_what_is_left_ends_with_an_error_of_its_own(serving):
         ]
         for client in clients:
             client.start()
-        while running.service.calls_in_flight < 2:
-            time.sleep(0.005)
+        running.wait_until_running(2)
         assert not running.within(running.service.drain(0.1)).result(30)
         running.service.thread.close()
         for client in clients:

@@ -1,10 +1,12 @@
 """Files and batches: OpenAI's API for work that can wait, over the runner of `orca-jax batch`."""
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from orca_jax.batch.words import BatchError
 from orca_jax.core.checks import shown
@@ -21,19 +23,35 @@ from orca_jax.server.files import (
     MAX_PAGE,
     WINDOWS,
     Archive,
+    ascending,
     batch_object,
     check_metadata,
     file_object,
     page,
     page_size,
+    read_query,
 )
 from orca_jax.server.http import JsonAnswer, read_body
 from orca_jax.server.service import Service
 from orca_jax.server.upload import take_upload
 
 REFUSED: Neutral = {"output_expires_after": (None,)}
-BAD = (400, 401, 404, 501)
+FILES_QUERY = ("after", "limit", "order", "purpose")
+BATCHES_QUERY = ("after", "limit")
+BAD = (400, 401, 404, 429, 501)
 BODY = (*BAD, 408, 413, 415, 500)
+
+
+class Download(FileResponse):
+    """A file on its way to a client, for which a shutdown waits."""
+
+    def __init__(self, service: Service, path: Path, name: str):
+        super().__init__(path, media_type="application/jsonl", filename=name)
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._service.in_flight():
+            await super().__call__(scope, receive, send)
 
 
 class BatchBody(Body):
@@ -57,31 +75,31 @@ def _add_files(router: APIRouter, service: Service) -> None:
     async def upload(request: Request) -> JsonAnswer:
         """Upload a file of batch lines, at most 200 MB."""
         service.check_open()
-        return JsonAnswer(await take_upload(service, archive_of(service), request))
+        async with service.in_flight():
+            return JsonAnswer(await take_upload(service, archive_of(service), request))
 
-    @router.get(
-        "/v1/files", openapi_extra=query("after", "limit", "purpose"), responses=responses(FilesAnswer, errors=BAD)
-    )
+    @router.get("/v1/files", openapi_extra=query(*FILES_QUERY), responses=responses(FilesAnswer, errors=BAD))
     async def files(request: Request) -> JsonAnswer:
         """Uploaded files and those that batches have made, the newest first."""
-        asked = request.query_params
+        asked = read_query(request.query_params, FILES_QUERY)
         limit = page_size(asked.get("limit"), MAX_PAGE, MAX_PAGE)
-        found = await service.aside(archive_of(service).store.files)
+        found = await service.crews.files.do(archive_of(service).store.files)
         wanted = [file_object(file) for file in found if asked.get("purpose") in (None, file.purpose)]
+        wanted = wanted[::-1] if ascending(asked.get("order")) else wanted
         return JsonAnswer(page(wanted, asked.get("after"), limit))
 
     @router.get("/v1/files/{file_id}", responses=responses(FileShape, errors=BAD))
     async def file(file_id: str) -> JsonAnswer:
         """What is known of a file."""
-        return JsonAnswer(file_object(await service.aside(archive_of(service).file, file_id)))
+        return JsonAnswer(file_object(await service.crews.files.do(archive_of(service).file, file_id)))
 
     @router.delete("/v1/files/{file_id}", responses=responses(FileDeleted, errors=(*BAD, 409)))
     async def delete(file_id: str) -> JsonAnswer:
         """Forget a file; one that a batch still reads stays."""
         archive = archive_of(service)
-        found = await service.aside(archive.file, file_id)
+        found = await service.crews.files.do(archive.file, file_id)
         try:
-            await service.aside(archive.store.delete_file, found)
+            await service.crews.files.do(archive.store.delete_file, found)
         except BatchError as error:
             raise ApiError(409, str(error), code="file_in_use", param="file_id") from error
         return JsonAnswer({"id": file_id, "object": "file", "deleted": True})
@@ -90,38 +108,40 @@ def _add_files(router: APIRouter, service: Service) -> None:
     async def content(file_id: str) -> Response:
         """The file's contents."""
         archive = archive_of(service)
-        found = await service.aside(archive.file, file_id)
-        return FileResponse(archive.store.path(found), media_type="application/jsonl", filename=found.filename)
+        found = await service.crews.files.do(archive.file, file_id)
+        return Download(service, archive.store.path(found), found.filename)
 
 
 def _add_batches(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/batches", openapi_extra=takes(BatchBody), responses=responses(BatchShape, errors=BODY))
+    @router.post("/v1/batches", openapi_extra=takes(BatchBody), responses=responses(BatchShape, errors=(*BODY, 507)))
     async def create(request: Request) -> JsonAnswer:
         """Answer an uploaded file's lines, one batch after another, beside the server's other clients."""
         service.check_open()
-        data = await read_body(request, service.config)
-        return JsonAnswer(await service.aside(_create, archive_of(service), data))
+        async with service.in_flight():
+            data = await read_body(request, service.config)
+            return JsonAnswer(await service.crews.files.do(_create, archive_of(service), data))
 
-    @router.get("/v1/batches", openapi_extra=query("after", "limit"), responses=responses(BatchesAnswer, errors=BAD))
+    @router.get("/v1/batches", openapi_extra=query(*BATCHES_QUERY), responses=responses(BatchesAnswer, errors=BAD))
     async def batches(request: Request) -> JsonAnswer:
         """All batches, the newest first."""
-        limit = page_size(request.query_params.get("limit"), 20, 100)
-        found = await service.aside(archive_of(service).store.batches)
-        return JsonAnswer(page(map(batch_object, found), request.query_params.get("after"), limit))
+        asked = read_query(request.query_params, BATCHES_QUERY)
+        limit = page_size(asked.get("limit"), 20, 100)
+        found = await service.crews.files.do(archive_of(service).store.batches)
+        return JsonAnswer(page(map(batch_object, found), asked.get("after"), limit))
 
     @router.get("/v1/batches/{batch_id}", responses=responses(BatchShape, errors=BAD))
     async def batch(batch_id: str) -> JsonAnswer:
         """How far a batch is."""
-        return JsonAnswer(batch_object(await service.aside(archive_of(service).batch, batch_id)))
+        return JsonAnswer(batch_object(await service.crews.files.do(archive_of(service).batch, batch_id)))
 
     @router.post("/v1/batches/{batch_id}/cancel", responses=responses(BatchShape, errors=(*BAD, 409)))
     async def cancel(batch_id: str) -> JsonAnswer:
         """End a batch; what is answered by then becomes its output."""
         archive = archive_of(service)
-        found = await service.aside(archive.batch, batch_id)
+        found = await service.crews.files.do(archive.batch, batch_id)
         if found.ended:
             raise ApiError(409, f"{batch_id} has ended: it is {found.status}.", code="batch_ended", param="batch_id")
-        return JsonAnswer(batch_object(await service.aside(archive.worker.cancel, found)))
+        return JsonAnswer(batch_object(await service.crews.files.do(archive.worker.cancel, found)))
 
 
 def archive_of(service: Service) -> Archive:
@@ -145,6 +165,7 @@ def _create(archive: Archive, data: bytes) -> dict[str, Any]:
         raise ApiError(400, f"No such file: {shown(body.input_file_id)}.", code="file_not_found", param="input_file_id")
     if source.purpose != "batch":
         raise RequestError(f"{source.id} is a batch's result, not an upload.", "input_file_id")
+    archive.check_room(0)
     batch = archive.store.add_batch(body.endpoint, source.id, WINDOWS[body.completion_window], body.metadata)
     archive.worker.wake()
     return batch_object(batch)

@@ -21,7 +21,7 @@ from orca_jax.text.tokenizer import Tokenizer
 from orca_jax.version import __version__
 
 MOST_TOKENS = 2**20
-BODY_ERRORS = (400, 401, 404, 408, 413, 415, 500)
+BODY_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500)
 NOTHING: Neutral = {}
 
 
@@ -69,14 +69,20 @@ def routes(service: Service) -> APIRouter:
     )
     async def tokenize(request: Request) -> JsonAnswer:
         """The tokens of a text, or of a conversation as the model would see it."""
-        return JsonAnswer(await service.aside(_tokenize, service, await read_body(request, service.config)))
+        async with service.in_flight():
+            return JsonAnswer(
+                await service.crews.tokens.do(_tokenize, service, await read_body(request, service.config))
+            )
 
     @router.post(
         "/detokenize", openapi_extra=takes(DetokenizeBody), responses=responses(DetokenizeAnswer, errors=BODY_ERRORS)
     )
     async def detokenize(request: Request) -> JsonAnswer:
         """The text of tokens."""
-        return JsonAnswer(await service.aside(_detokenize, service, await read_body(request, service.config)))
+        async with service.in_flight():
+            return JsonAnswer(
+                await service.crews.tokens.do(_detokenize, service, await read_body(request, service.config))
+            )
 
     return router
 
