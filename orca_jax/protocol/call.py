@@ -61,6 +61,12 @@ class Call(ABC, Generic[B]):
     def num_prompts(self) -> int: ...
 
     @property
+    def has_form(self) -> bool:
+        """Whether its answers are held to a form, whose grammar may take long to compile."""
+        other = (self.body.response_format or {}).get("type", "text") != "text"
+        return other or self.body.structured_outputs is not None
+
+    @property
     def form_field(self) -> str:
         """The field that asks for the answer's form."""
         return "structured_outputs" if self.body.response_format is None else "response_format"
@@ -70,9 +76,13 @@ class Call(ABC, Generic[B]):
         try:
             return self.make_requests(door, numbering)
         except RequestError as error:
-            if error.parameter != "structured_outputs":  # the engine's name for whatever holds an answer to a form
-                raise
-            raise type(error)(str(error), self.form_field) from error
+            raise self.by_its_names(error) from error
+
+    def by_its_names(self, error: RequestError) -> RequestError:
+        """The error with the body's name for its field: the engine has one for all that holds an answer to a form."""
+        if error.parameter != "structured_outputs":
+            return error
+        return type(error)(str(error).replace("structured_outputs ", f"{self.form_field} "), self.form_field)
 
     @abstractmethod
     def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
@@ -84,7 +94,7 @@ class Call(ABC, Generic[B]):
     ) -> dict[str, Any]:
         """The body of the answer, from the last output of each request in the same order.
 
-        Raises EngineError where the engine has ended one of them with an error.
+        Raises EngineError where the engine has ended one of them with an error, RequestError where that is its own.
         """
 
     @abstractmethod
@@ -128,8 +138,10 @@ def prompt_usage(requests: Sequence[Request]) -> Usage:
 
 
 def raise_error(output: RequestOutput) -> None:
-    """Raise EngineError where the engine ended the request with "error"."""
+    """Where the engine ended the request with "error": RequestError if the request is to blame, EngineError if not."""
     if any(answer.finish_reason == "error" for answer in output.outputs):
+        if output.error_parameter is not None:
+            raise RequestError(output.error or "the request contradicts itself", output.error_parameter)
         raise EngineError(output.error or "the request ended with an error")
 
 

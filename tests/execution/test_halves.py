@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_jax.core.errors import EngineError
-from orca_jax.core.plan import NOT_A_NUMBER, Row, Sampling, Seat, StepPlan
+from orca_jax.core.plan import NOTHING_ALLOWED, Row, Sampling, Seat, StepPlan
 from orca_jax.execution.buckets import Bucket, bucket_list, thinned
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import LocalExecutor
@@ -87,7 +87,7 @@ def test_a_row_chooses_within_its_mask_and_nobody_else_notices(executor, allowed
         elif allowed[i] & left.get(i, set(range(V))):
             assert held.tokens[i] in allowed[i] & left.get(i, set(range(V)))
         else:
-            assert held.tokens[i] == NOT_A_NUMBER
+            assert held.tokens[i] == NOTHING_ALLOWED
     if 0 in allowed:  # the most likely of what is allowed; its log-probability is the model's own, among all tokens
         assert held.logprobs[0].top == free.logprobs[0].top
 
