@@ -254,7 +254,7 @@ def test_where_every_token_is_forbidden_none_is_made_up(temperature):
     assert sampled(logits_of(17), [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOTHING_ALLOWED, 5]
     x = logits_of(17)
     x[:, 5] = np.nan
-    assert sampled(x, [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOTHING_ALLOWED, NOT_A_NUMBER]
+    assert sampled(x, [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOT_A_NUMBER, NOT_A_NUMBER]
 
 
 def test_biases_add_to_the_logits():
