@@ -10,7 +10,7 @@ from typing import Any
 
 from orca_jax.batch.words import Answered, Failed, Item
 from orca_jax.core.clock import Clock
-from orca_jax.core.errors import EngineError
+from orca_jax.core.errors import EngineError, RequestError
 from orca_jax.core.outputs import RequestOutput
 from orca_jax.core.request import Request
 from orca_jax.engine.door import Door
@@ -98,6 +98,8 @@ class EngineAnswerer:
         envelope = Envelope(f"{work.call.id_prefix}-{name}", int(self._wall()), self._model)
         try:
             body = work.call.answer(work.requests, raw, envelope, self._door)
+        except RequestError as error:
+            return self.refusal(work.call.by_its_names(error))
         except EngineError as error:
             if not self._thread.alive:
                 raise

@@ -46,7 +46,8 @@ class RequestOutput:
     """What is known of a request: its prompt and its answers so far, `finished` once all of them have ended.
 
     `seed` is the seed in force: the request's own, or the one derived for it, so that any answer can be had again.
-    With `delta` it holds only what is new since the output before.
+    `error` says why an answer ended with "error"; `error_parameter` is the request's own field that is to blame, None
+    where the request is not. With `delta` it holds only what is new since the output before.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class RequestOutput:
     seed: int | None = None
     num_cached_tokens: int = 0
     error: str | None = field(default=None)
+    error_parameter: str | None = None
     delta: bool = field(default=False, repr=False)
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 NOT_A_NUMBER = -2
-"""Stands where a sampled token would, when there was none to choose: logits not finite, or every token forbidden."""
+"""Stands where a sampled token would, when there was none to choose because logits are not finite."""
+NOTHING_ALLOWED = -3
+"""The same, because every token is forbidden (or minus infinity by itself)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ class TokenLogprobs:
 class StepResult:
     """What an iteration gave, row by row in the plan's order.
 
-    `tokens[i]` is the sampled token id, -1 where the row does not sample, `NOT_A_NUMBER` where there was nothing to
-    choose from. `logprobs` and `prompt_logprobs` hold an
+    `tokens[i]` is the sampled token id, -1 where the row does not sample, `NOT_A_NUMBER` or
+    `NOTHING_ALLOWED` where there was nothing to choose from. `logprobs` and `prompt_logprobs` hold an
     entry only for the rows (by index) that asked for them; the latter one for each prompt token of the row that has a
     successor within the prompt, describing that successor. `shape` are the tokens and rows of the compiled shape that it
     ran in, (0, 0) where there is none; `num_compiled` programs had to be compiled for it.

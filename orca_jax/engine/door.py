@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from orca_jax.core import checks
 from orca_jax.core.errors import ContextLengthError, RequestError
 from orca_jax.core.grammar import Grammar
@@ -96,6 +98,8 @@ class Door:
         bad_words = self._bad_words(params)
         _check_choice_left(params, stop_ids, bad_words)
         grammar = None if params.structured_outputs is None else self._grammar(params.structured_outputs)
+        if grammar is not None:
+            _check_form_can_begin(grammar, params, eos_ids, stop_ids, bad_words)
         seed = derived_seed(self.seed, arrival) if params.seed is None else params.seed
         return Request(
             request_id=request_id,
@@ -232,13 +236,36 @@ def _check_stop_ids(stop_ids: Sequence[int]) -> None:
         )
 
 
+def barred_at_first(params: SamplingParams, stop_ids: Sequence[int], bad_words: Sequence[Sequence[int]]) -> set[int]:
+    """The tokens that no answer may begin with."""
+    return {word[0] for word in bad_words if len(word) == 1} | (set(stop_ids) if params.min_tokens else set())
+
+
 def _check_choice_left(params: SamplingParams, stop_ids: Sequence[int], bad_words: Sequence[Sequence[int]]) -> None:
     """Refuse what leaves the first token no choice at all: the sampler would have nothing but minus infinities."""
     if params.allowed_token_ids is None:
         return
-    barred = {word[0] for word in bad_words if len(word) == 1} | (set(stop_ids) if params.min_tokens else set())
-    if barred.issuperset(params.allowed_token_ids):
+    if barred_at_first(params, stop_ids, bad_words).issuperset(params.allowed_token_ids):
         raise RequestError(
             "allowed_token_ids leaves no token to choose: bad_words, or min_tokens with the stop tokens, exclude all.",
             "allowed_token_ids",
+        )
+
+
+def _check_form_can_begin(
+    grammar: Grammar, params: SamplingParams, eos_ids: tuple[int, ...], stop_ids: Sequence[int],
+    bad_words: Sequence[Sequence[int]],
+) -> None:  # fmt: skip
+    """The same for an answer that has a form. What contradicts it only later ends the answer with an error."""
+    barred = barred_at_first(params, stop_ids, bad_words)
+    if params.allowed_token_ids is None and not barred:
+        return
+    line = np.zeros(grammar.words, np.int32)
+    grammar.matcher(eos_ids).fill(line)
+    first = set(np.flatnonzero(np.unpackbits(line.view(np.uint8), bitorder="little")).tolist()) - barred
+    if not (first if params.allowed_token_ids is None else first.intersection(params.allowed_token_ids)):
+        raise RequestError(
+            "structured_outputs leave no token to begin with: allowed_token_ids, bad_words, or min_tokens with the stop "
+            "tokens exclude all that the form begins with.",
+            "structured_outputs",
         )

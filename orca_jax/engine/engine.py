@@ -17,17 +17,13 @@ from orca_jax.core.events import (
 )
 from orca_jax.core.executor import Executor
 from orca_jax.core.outputs import RequestOutput
-from orca_jax.core.plan import NOT_A_NUMBER
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
 from orca_jax.engine.grammars import Grammars
+from orca_jax.engine.no_choice import blame
 from orca_jax.engine.output import OutputProcessor
 from orca_jax.scheduling.scheduler import Batch, Scheduler
 
-NOTHING_TO_CHOOSE = (
-    "the model's logits are not finite for this request, or its allowed_token_ids, bad_words, min_tokens and "
-    "structured_outputs have left no token"
-)
 MOST_WAITING_SHOWN = 256  # an event names at most so many, so that a long queue does not slow the loop
 
 
@@ -162,18 +158,19 @@ class Engine:
             if not sequence.finished:
                 self.output.push_prompt_logprobs(*sequence.key, entries)
         new = self.scheduler.update(batch, result)
-        failed: list[str] = []
+        failed: list[tuple[Request, int]] = []
         for sequence, token, logprobs in new:
-            if token == NOT_A_NUMBER:
-                failed.append(sequence.request.request_id)
+            if token < 0:
+                failed.append((sequence.request, token))
                 continue
             stop = self.output.push(*sequence.key, token, logprobs, now)
             if sequence.finish_reason != "stop" and (stop is not None or self.grammars.follow(sequence, token)):
                 self.scheduler.finish(sequence, "stop", stop)
             if sequence.finished:
                 self._announce([sequence])
-        for request_id in failed:  # last, so that siblings keep what this iteration has given them
-            self._fail_request(request_id, NOTHING_TO_CHOOSE, now)
+        for request, token in failed:  # last, so that siblings keep what this iteration has given them
+            message, field = blame(request, token)
+            self._fail_request(request.request_id, message, now, field)
         self._fail_grammars(now)
         if self.observers:
             num_sampled = sum(row.samples for row in batch.plan.rows)
@@ -190,9 +187,9 @@ class Engine:
         while self.grammars.failed:
             self._fail_request(*self.grammars.failed.popitem(), now)
 
-    def _fail_request(self, request_id: str, message: str, now: float) -> None:
+    def _fail_request(self, request_id: str, message: str, now: float, field: str | None = None) -> None:
         """End one request that cannot go on: no token to choose, a grammar that failed. The others do not notice."""
-        self.output.error(request_id, message, now)
+        self.output.error(request_id, message, now, field)
         self._end(self.scheduler.pool.of_request(request_id), "error")
 
     def _end(self, sequences: list[Sequence], reason: str) -> None:

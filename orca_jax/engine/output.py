@@ -67,11 +67,14 @@ class OutputProcessor:
         if live.finished:
             live.metrics.finished_time = now
 
-    def error(self, request_id: str, message: str, now: float | None = None) -> None:
-        """End what is left of a request with "error" and say why. Unknown or ended requests are ignored."""
+    def error(self, request_id: str, message: str, now: float | None = None, field: str | None = None) -> None:
+        """End what is left of a request with "error" and say why. Unknown or ended requests are ignored.
+
+        `field` is the one of the request that is to blame, if any.
+        """
         live = self._live.get(request_id)
         if live is not None:
-            live.error = message
+            live.error, live.error_parameter = message, field
             for answer in live.answers:
                 self.finish(request_id, answer.index, "error", now=now)
 
@@ -108,8 +111,8 @@ class OutputProcessor:
 class _Live:
     """A request whose last output has not been taken."""
 
-    __slots__ = ("answers", "error", "metrics", "prompt_delivered", "prompt_logprobs", "prompt_token_ids", "request",
-                 "tokenizer")  # fmt: skip
+    __slots__ = ("answers", "error", "error_parameter", "metrics", "prompt_delivered", "prompt_logprobs",
+                 "prompt_token_ids", "request", "tokenizer")  # fmt: skip
 
     def __init__(self, request: Request, tokenizer: Tokenizer | None):
         params = request.params
@@ -124,6 +127,7 @@ class _Live:
             self.prompt_logprobs = [None]  # nothing predicts the first token
         self.prompt_delivered = 0
         self.error: str | None = None
+        self.error_parameter: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -145,6 +149,7 @@ class _Live:
             ),
             seed=self.request.params.seed,
             error=self.error,
+            error_parameter=self.error_parameter,
             delta=delta,
         )
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from orca_jax.core.plan import NOT_A_NUMBER
+from orca_jax.core.plan import NOT_A_NUMBER, NOTHING_ALLOWED
 from orca_jax.core.sampling_params import MAX_LOGPROBS
 from orca_jax.execution.constraints import Constraints, apply_constraints, unpack_bits
 from orca_jax.execution.packing import Column, Needs, RowTable
@@ -35,7 +35,7 @@ class Sampled(NamedTuple):
 
 
 def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
-    """The first largest element of each row; `NOT_A_NUMBER` where there is none: a NaN, or nothing but minus infinity.
+    """The first largest element of each row; `NOT_A_NUMBER` where one is NaN, `NOTHING_ALLOWED` where all are -inf.
 
     Two vectorised passes: XLA:CPU's own argmax is a scalar loop, ten times slower over a large vocabulary.
     """
@@ -43,7 +43,7 @@ def argmax(x: Float[Array, "R V"]) -> Int[Array, " R"]:
     ids = jnp.arange(V, dtype=jnp.int32)
     top = x.max(-1, keepdims=True)
     first = jnp.min(jnp.where((x == top) & (top > -jnp.inf), ids[None, :], V), axis=-1)
-    return jnp.where(first == V, NOT_A_NUMBER, first)
+    return jnp.where(first == V, jnp.where(jnp.isnan(top[:, 0]), NOT_A_NUMBER, NOTHING_ALLOWED), first)
 
 
 Sampler = Callable[[Array, RowTable, Array, Constraints, Mesh | None], Sampled]
@@ -91,7 +91,7 @@ def sample(
         likeliest = argmax(logits)
         token = lax.cond(
             need(Needs.NOISE),
-            lambda x: jnp.where(is_random(rows), draw(x, rows), likeliest),
+            lambda x: jnp.where(is_random(rows) & (likeliest >= 0), draw(x, rows), likeliest),
             lambda x: likeliest,
             logits,
         )

@@ -1,23 +1,30 @@
-"""What holds for some names because it holds for others: the least set, found without going through all of them again."""
+"""What holds because other things hold: the least such set, found by looking at every part of every condition once."""
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
-def least(uses: Mapping[str, Collection[str]], holds: Callable[[str, set[str]], bool]) -> set[str]:
-    """The names for which `holds(name, found)` follows from the names found before; `uses` says which those may be.
+def least(conditions: Mapping[K, tuple[int, Sequence[K]]]) -> set[K]:
+    """The keys that hold. A condition is a number and parts: it holds once so many of the parts do, at 0 always.
 
-    A name is looked at again only when something that it uses has been found.
+    Counts what each one still waits for, so the time is linear in all parts together, however they depend on each
+    other. A part that is no key never holds; one that is listed twice counts twice.
     """
-    users: dict[str, list[str]] = defaultdict(list)
-    for name, used in uses.items():
-        for other in used:
-            users[other].append(name)
-    found: set[str] = set()
-    queue = deque(uses)
-    while queue:
-        name = queue.popleft()
-        if name not in found and holds(name, found):
-            found.add(name)
-            queue.extend(user for user in users[name] if user not in found)
+    users: dict[K, list[K]] = defaultdict(list)
+    unmet: dict[K, int] = {}
+    for key, (enough, parts) in conditions.items():
+        unmet[key] = enough
+        for part in parts:
+            users[part].append(key)
+    fresh = [key for key, count in unmet.items() if count <= 0]
+    found = set(fresh)
+    while fresh:
+        for user in users[fresh.pop()]:
+            unmet[user] -= 1
+            if unmet[user] == 0:
+                found.add(user)
+                fresh.append(user)
     return found

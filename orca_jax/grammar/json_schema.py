@@ -19,6 +19,11 @@ SINGLE = ("items", "additionalItems", "additionalProperties", "unevaluatedItems"
 CONTAINERS = ("object", "array")
 
 Schema = Mapping[str, Any]
+Key = int | str | tuple[int, int | str]
+"""A schema by its identity, or a part of what it requires."""
+Need = tuple[int, list[object]]
+"""How many of some schemas must end."""
+ANYTHING: Key = "anything"
 
 
 def check_schema(root: Schema) -> None:
@@ -72,11 +77,9 @@ def _check_patterns(schema: Schema) -> None:
 def _check_ends(root: Schema, refs: list[str]) -> None:
     """Refuse a schema whose references lead in a circle from which no finite JSON ever gets out."""
     targets = {ref: resolve(root, ref) for ref in refs}
-    uses = {ref: [s["$ref"] for s in subschemas(target) if isinstance(s.get("$ref"), str)]
-            for ref, target in targets.items()}  # fmt: skip
-    ending = least(uses, lambda ref, found: ends(targets[ref], found))
-    if not ends(root, ending):
-        endless = next((ref for ref in refs if ref not in ending), "#")
+    ending = least(conditions(root, targets))
+    if key_of(root) not in ending:
+        endless = next((ref for ref in refs if key_of(targets[ref]) not in ending), "#")
         raise RequestError(f"the JSON schema never ends: its $ref {endless[:60]!r} requires itself.", NAME)
 
 
@@ -96,34 +99,66 @@ def resolve(root: Schema, ref: str) -> object:
     return place
 
 
-def ends(schema: object, ending: set[str]) -> bool:
-    """Whether a finite value can satisfy the schema, as far as references go; `ending` are those that are known to."""
-    if not isinstance(schema, Mapping):
-        return True
+def conditions(root: Schema, targets: Mapping[str, object]) -> dict[Key, tuple[int, list[Key]]]:
+    """When a finite value can satisfy a schema, as far as references go; for `least`. Each schema is looked at once."""
+    found: dict[Key, tuple[int, list[Key]]] = {ANYTHING: (0, [])}
+    waiting: list[object] = [root, *targets.values()]
+    while waiting:
+        schema = waiting.pop()
+        if not isinstance(schema, Mapping) or id(schema) in found:
+            continue
+        needs = [*_referred(schema, targets), *_combined(schema)]
+        kinds = _containers(schema)
+        named: list[Key] = [(id(schema), i) for i in range(len(needs))]
+        for key, (enough, parts) in zip(named, needs, strict=True):
+            found[key] = (enough, [key_of(part) for part in parts])
+            waiting += parts
+        if kinds is not None:
+            of_kind: list[Key] = [(id(schema), kind) for kind in kinds]
+            for key, kind in zip(of_kind, kinds, strict=True):
+                inner = _contents(kind, schema)
+                found[key] = (len(inner), [key_of(part) for part in inner])
+                waiting += inner
+            found[id(schema), "type"] = (1, of_kind)
+            named.append((id(schema), "type"))
+        found[id(schema)] = (len(named), named)
+    return found
+
+
+def key_of(schema: object) -> Key:
+    return id(schema) if isinstance(schema, Mapping) else ANYTHING
+
+
+def _referred(schema: Schema, targets: Mapping[str, object]) -> list[Need]:
     ref = schema.get("$ref")
-    if isinstance(ref, str) and ref not in ending:
-        return False
-    for name, enough in (("allOf", all), ("anyOf", any), ("oneOf", any)):
-        parts = schema.get(name)
-        if isinstance(parts, list) and parts and not enough(ends(part, ending) for part in parts):
-            return False
+    if not isinstance(ref, str):
+        return []
+    return [(1, [targets[ref]] if ref in targets else [])]  # the others stand outside of all schemas
+
+
+def _combined(schema: Schema) -> list[Need]:
+    lists = [(name, schema.get(name)) for name in ("allOf", "anyOf", "oneOf")]
+    return [(len(parts) if name == "allOf" else 1, parts) for name, parts in lists if isinstance(parts, list) and parts]
+
+
+def _containers(schema: Schema) -> list[str] | None:
+    """Of which containers one must end; None where the value may also be something else."""
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if not isinstance(kinds, list) or "const" in schema or "enum" in schema:
-        return True
-    return any(kind not in CONTAINERS or _container_ends(kind, schema, ending) for kind in kinds)
+        return None
+    return [kind for kind in CONTAINERS if kind in kinds] if all(kind in CONTAINERS for kind in kinds) else None
 
 
-def _container_ends(kind: str, schema: Schema, ending: set[str]) -> bool:
-    """Whether an object's required properties, or an array's fewest items, can be finite."""
+def _contents(kind: str, schema: Schema) -> list[object]:
+    """What must end for the container to end: an object's required properties, an array's fewest items."""
     if kind == "object":
         required, properties = schema.get("required"), schema.get("properties")
         if not isinstance(required, list) or not isinstance(properties, Mapping):
-            return True
-        return all(ends(properties.get(name), ending) for name in required if isinstance(name, str))
+            return []
+        return [properties.get(name) for name in required if isinstance(name, str)]
     fewest, first = schema.get("minItems"), schema.get("prefixItems")
     if not isinstance(fewest, int) or fewest < 1:
-        return True
+        return []
     prefix = first[:fewest] if isinstance(first, list) else []
-    rest = [schema.get("items")] if fewest > len(prefix) else []
-    return all(ends(item, ending) for item in [*prefix, *rest])
+    return [*prefix, schema.get("items")] if fewest > len(prefix) else prefix

@@ -7,6 +7,7 @@ everywhere.
 
 import json
 import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +25,12 @@ DEFINITION = re.compile(
     r"^[ \t]*[?!]?(?P<name>[A-Za-z_]\w*)(?:\[[^\]\n]*\])?(?:\{[^}\n]*\})?(?:\.-?\d+)?[ \t]*:(?!:)", re.MULTILINE
 )
 TOKEN = re.compile(
-    r"""(?P<skip>\s+|//[^\n]*|\#[^\n]*|->\s*\w+)
+    r"""(?P<skip>\n|[^\S\n]+|//[^\n]*|\#[^\n]*|->\s*\w+)
       | (?P<text>"(?:\\.|[^"\\\n])*"i?)
-      | (?P<regex>/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n])+/[a-z]*)
+      | (?P<regex>/(?:\\.|[^/\\])+/[a-z]*)
       | (?P<json>%json\s*(?=\{))
-      | (?P<directive>%\w+[^\n{]*)
-      | (?P<count>\{\s*\d*\s*,?\s*\d*\s*\}|~\s*\d+(?:\s*\.\.\s*\d+)?)
+      | (?P<directive>%\w+)
+      | (?P<count>\{\s*(?:\d+\s*)?(?:,\s*(?:\d+\s*)?)?\}|~\s*\d+(?:\s*\.\.\s*\d+)?)
       | (?P<special><[^<>\n]*>)
       | (?P<name>[A-Za-z_]\w*)
       | (?P<mark>.)""",
@@ -37,11 +38,11 @@ TOKEN = re.compile(
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """A part of a rule: "any" of its parts, "all" of them in order, a "name", or "text" that is empty or not.
 
-    `optional` says that a quantifier allows none of it.
+    `optional` says that a quantifier allows none of it. Nodes are told apart by identity.
     """
 
     kind: str
@@ -60,10 +61,9 @@ def prepared_lark(source: str) -> str:
 
 
 def check_rules(rules: dict[str, Node]) -> None:
-    """Refuse rules that begin with themselves, and those of which no text ever ends."""
-    uses = {name: sorted(names_in(node) & set(rules)) for name, node in rules.items()}
-    nullable = least(uses, lambda name, found: holds(rules[name], found, rules, of_text=False))
-    begins = {name: first_names(node, nullable) & set(rules) for name, node in rules.items()}
+    """Refuse rules that begin with themselves, and those of which no text ever ends. Linear in their size."""
+    nullable = least(conditions(rules, of_text=False))
+    begins = {name: sorted(first_names(node, nullable) & set(rules)) for name, node in rules.items()}
     looping = left_recursive(begins)
     if looping is not None:
         raise RequestError(
@@ -71,48 +71,56 @@ def check_rules(rules: dict[str, Node]) -> None:
             "'sum: term (\"+\" term)*'.",
             NAME,
         )
-    ending = least(uses, lambda name, found: holds(rules[name], found, rules, of_text=True))
+    ending = least(conditions(rules, of_text=True))
     endless = next((name for name in rules if name not in ending), None)
     if endless is not None:
         raise RequestError(f"{NAME}.grammar has a rule that never ends: {endless!r} always requires itself.", NAME)
 
 
-def names_in(node: Node) -> set[str]:
-    return {node.name} if node.kind == "name" else set().union(*map(names_in, node.parts))
+def conditions(rules: dict[str, Node], of_text: bool) -> dict[str | Node, tuple[int, Sequence[str | Node]]]:
+    """When a rule or a part of one has, with `of_text`, some finite text, without, the empty one; for `least`."""
+    found: dict[str | Node, tuple[int, Sequence[str | Node]]] = {name: (1, [node]) for name, node in rules.items()}
+    waiting = list(rules.values())
+    while waiting:
+        node = waiting.pop()
+        waiting += node.parts
+        if node.optional:
+            found[node] = (0, ())
+        elif node.kind == "text":
+            found[node] = (0 if of_text or node.empty else 1, ())
+        elif node.kind == "name":
+            found[node] = (0 if of_text and node.name not in rules else 1, [node.name])
+        else:
+            found[node] = (1 if node.kind == "any" else len(node.parts), node.parts)
+    return found
 
 
-def holds(node: Node, found: set[str], rules: dict[str, Node], of_text: bool) -> bool:
-    """With `of_text` whether some finite text is the node's, without whether the empty text is."""
-    if node.optional:
-        return True
-    if node.kind == "text":
-        return of_text or node.empty
-    if node.kind == "name":
-        return node.name in found or (of_text and node.name not in rules)
-    enough = any if node.kind == "any" else all
-    return enough(holds(part, found, rules, of_text) for part in node.parts)
-
-
-def first_names(node: Node, nullable: set[str]) -> set[str]:
-    """The names that the node's text may begin with."""
-    if node.kind == "name":
-        return {node.name}
+def first_names(node: Node, nullable: Set[str | Node]) -> set[str]:
+    """The names that the node's text may begin with. `nullable` are the rules and parts that may be empty."""
     names: set[str] = set()
-    for part in node.parts:
-        names |= first_names(part, nullable)
-        if node.kind == "all" and not holds(part, nullable, {}, of_text=False):
-            break
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if part.kind == "name":
+            names.add(part.name)
+        elif part.kind == "any":
+            waiting += part.parts
+        else:
+            for inner in part.parts:
+                waiting.append(inner)
+                if inner not in nullable:
+                    break
     return names
 
 
-def left_recursive(begins: dict[str, set[str]]) -> str | None:
+def left_recursive(begins: dict[str, list[str]]) -> str | None:
     """A name from which a chain of beginnings leads back to it. What is peeled off, leaves first, is on no circle."""
-    peeled = least(begins, lambda name, found: begins[name] <= found)
+    peeled = least({name: (len(others), others) for name, others in begins.items()})
     name = next((name for name in begins if name not in peeled), None)
     seen: set[str] = set()
     while name is not None and name not in seen:  # every name that is left leads to another one
         seen.add(name)
-        name = min(begins[name] - peeled)
+        name = next(other for other in begins[name] if other not in peeled)
     return name
 
 
@@ -164,15 +172,26 @@ class _Reader:
             self._add(Node("name", name=text))
         elif kind == "count":
             self._count(text)
-        elif kind == "directive" and text.startswith("%lark"):
-            raise RequestError(
-                f"{NAME}.grammar may not hold another grammar (%lark): write its rules into this one.", NAME
-            )
+        elif kind == "directive":
+            self._directive(text)
         elif kind == "mark":
             self._mark(text)
         return token.end()
 
+    def _directive(self, text: str) -> None:
+        if text == "%lark":
+            raise RequestError(
+                f"{NAME}.grammar may not hold another grammar (%lark): write its rules into this one.", NAME
+            )
+        if text == "%regex":
+            self._add(Node("text"))
+        else:  # a line by itself: what follows is checked, but belongs to no rule
+            self._stack = [Node("any", [Node("all")])]
+
     def _mark(self, text: str) -> None:
+        if text in '/"':
+            what = "text" if text == '"' else "regular expression"
+            raise RequestError(f"{NAME}.grammar has a {what} without its end: a {text} that no other one closes.", NAME)
         if text in "([":
             if len(self._stack) > MAX_NESTING:
                 raise RequestError(f"{NAME}.grammar has groups nested more than {MAX_NESTING} deep.", NAME)

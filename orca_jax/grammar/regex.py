@@ -13,7 +13,7 @@ MAX_REPEAT = 2**14
 MAX_NESTING = 64
 UNBOUNDED = -1
 
-QUANTIFIER = re.compile(r"(?:[*+?]|\{\s*(\d+)?\s*(,)?\s*(\d+)?\s*\})\??")
+QUANTIFIER = re.compile(r"(?:[*+?]|\{\s*(?:(\d+)\s*)?(?:(,)\s*(?:(\d+)\s*)?)?\})\??")
 CLASS = re.compile(r"\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]", re.DOTALL)
 
 
@@ -67,7 +67,7 @@ def _element(pattern: str, position: int, stack: list[Piece], name: str) -> tupl
         return position + 1, None
     if character == "[":
         found = CLASS.match(pattern, position)
-        end = position + 1 if found is None else found.end()
+        end = len(pattern) if found is None else found.end()  # without an end it is refused later, for that
     else:
         end = position + 2 if character == "\\" else position + 1
     element = Piece(1)

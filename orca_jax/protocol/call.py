@@ -62,6 +62,12 @@ class Call(ABC, Generic[B]):
     def num_prompts(self) -> int: ...
 
     @property
+    def has_form(self) -> bool:
+        """Whether its answers are held to a form, whose grammar may take long to compile."""
+        other = (self.body.response_format or {}).get("type", "text") != "text"
+        return other or self.body.structured_outputs is not None
+
+    @property
     def form_field(self) -> str:
         """The field that asks for the answer's form."""
         return "structured_outputs" if self.body.response_format is None else "response_format"
@@ -71,9 +77,10 @@ class Call(ABC, Generic[B]):
         try:
             requests = self.make_requests(door, numbering)
         except RequestError as error:
-            if error.parameter != "structured_outputs":  # the engine's name for whatever holds an answer to a form
+            named = self.by_its_names(error)
+            if named is error:
                 raise
-            raise type(error)(str(error), self.form_field) from error
+            raise named from error
         self._check_size(requests)
         return requests
 
@@ -87,6 +94,12 @@ class Call(ABC, Generic[B]):
                 "(send fewer or shorter prompts at once, or ask for fewer).", asked,
             )  # fmt: skip
 
+    def by_its_names(self, error: RequestError) -> RequestError:
+        """The error with the body's name for its field: the engine has one for all that holds an answer to a form."""
+        if error.parameter != "structured_outputs":
+            return error
+        return type(error)(str(error).replace("structured_outputs ", f"{self.form_field} "), self.form_field)
+
     @abstractmethod
     def make_requests(self, door: Door, numbering: Numbering) -> list[Request]:
         """What `requests` gives, by the engine's names."""
@@ -97,7 +110,7 @@ class Call(ABC, Generic[B]):
     ) -> dict[str, Any]:
         """The body of the answer, from the last output of each request in the same order.
 
-        Raises EngineError where the engine has ended one of them with an error.
+        Raises EngineError where the engine has ended one of them with an error, RequestError where that is its own.
         """
 
     @abstractmethod
@@ -147,8 +160,10 @@ def scored_entries(request: Request) -> int:
 
 
 def raise_error(output: RequestOutput) -> None:
-    """Raise EngineError where the engine ended the request with "error"."""
+    """Where the engine ended the request with "error": RequestError if the request is to blame, EngineError if not."""
     if any(answer.finish_reason == "error" for answer in output.outputs):
+        if output.error_parameter is not None:
+            raise RequestError(output.error or "the request contradicts itself", output.error_parameter)
         raise EngineError(output.error or "the request ended with an error")
 
 

@@ -143,6 +143,10 @@ class ChatCall(Call[ChatBody]):
         return chat_logprobs(names_of(self, door), self.body.top_logprobs or 0, answer.token_ids, answer.logprobs)
 
     @property
+    def has_form(self) -> bool:
+        return self.calls_tools or super().has_form
+
+    @property
     def calls_tools(self) -> bool:
         return self.body.tools is not None and self.body.tool_choice != "none"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orca_jax.core.errors import ConfigError, RequestError
-from orca_jax.core.plan import NOT_A_NUMBER, Row, Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.core.plan import Row, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
 from orca_jax.scheduling.admission import Admission, Reserve
@@ -111,8 +111,8 @@ class Scheduler:
         """Take back the oldest batch in flight. Returns the tokens that are still wanted, in the order of the rows.
 
         A sequence that has ended meanwhile (its end was seen one iteration late, or it was aborted) gets no token.
-        Those that end with theirs leave the pool and give their memory back here. A sequence whose token is
-        `NOT_A_NUMBER` is left to the caller, who knows what else ends with it.
+        Those that end with theirs leave the pool and give their memory back here. A sequence without a token to
+        choose (`NOT_A_NUMBER`, `NOTHING_ALLOWED`) is left to the caller, who knows what else ends with it.
         """
         new: list[NewToken] = []
         for i, (row, sequence) in enumerate(zip(batch.plan.rows, batch.sequences, strict=True)):
@@ -124,7 +124,7 @@ class Scheduler:
                 continue
             token = result.tokens[i]
             new.append((sequence, token, result.logprobs.get(i)))
-            if token != NOT_A_NUMBER:
+            if token >= 0:
                 sequence.output.append(token)
                 self._end_if_done(sequence, token)
         return new

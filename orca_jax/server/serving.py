@@ -7,8 +7,9 @@ from contextlib import suppress
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from orca_jax.core.errors import EngineError
+from orca_jax.core.errors import RequestError
 from orca_jax.core.outputs import RequestOutput
+from orca_jax.protocol.call import raise_error
 from orca_jax.protocol.errors import ApiError, api_error, error_object
 from orca_jax.server.event_stream import DONE, EventStream, event, until_disconnected
 from orca_jax.server.http import JsonAnswer, read_body
@@ -52,6 +53,8 @@ async def _answer(service: Service, admitted: Admitted) -> object:
         for output in outputs:
             service.tracer.see(output)
             check_ended(service, output)
+    except RequestError as error:
+        raise admitted.call.by_its_names(error) from error
     except TimeoutError as error:
         raise timed_out(service) from error
     finally:
@@ -68,6 +71,8 @@ async def _events(service: Service, admitted: Admitted) -> AsyncGenerator[bytes,
                     yield chunk
         except TimeoutError:
             yield event(error_object(timed_out(service)))
+        except RequestError as error:
+            yield event(error_object(api_error(admitted.call.by_its_names(error))))
         except Exception as error:  # noqa: BLE001  # the client is told; what is no refusal is logged by `reported`
             yield event(error_object(service.reported(api_error(error), error)))
         yield DONE
@@ -86,12 +91,13 @@ async def _chunks(service: Service, admitted: Admitted) -> AsyncGenerator[bytes,
 
 
 def check_ended(service: Service, output: RequestOutput) -> None:
-    """Raise where the engine has ended a request that nobody here has ended: it is closing, or has failed."""
-    reasons = {answer.finish_reason for answer in output.outputs}
-    if "abort" in reasons:
+    """Raise where the engine has ended a request that nobody here has ended: it is closing, has failed, or cannot go on.
+
+    RequestError, by the engine's names, where the request contradicts itself.
+    """
+    if any(answer.finish_reason == "abort" for answer in output.outputs):
         raise unavailable(service)
-    if "error" in reasons:
-        raise EngineError(output.error or "the request ended with an error")
+    raise_error(output)
 
 
 def timed_out(service: Service) -> ApiError:

@@ -13,7 +13,7 @@ import numpy as np
 
 from orca_jax.core.errors import EngineError
 from orca_jax.core.grammar import Masks
-from orca_jax.core.plan import NOT_A_NUMBER, Row, Sampling, Seat, StepPlan, StepResult, TokenLogprobs
+from orca_jax.core.plan import NOTHING_ALLOWED, Row, Sampling, Seat, StepPlan, StepResult, TokenLogprobs
 from orca_jax.core.request import Request
 from orca_jax.core.sequence import Sequence
 
@@ -44,12 +44,15 @@ class FakeModel:
     def choose(self, state: int, num_output: int, sampling: Sampling, mask: np.ndarray | None = None) -> int:
         """The token after a prefix with this `state`, the output token number `num_output` (from 0) of its sequence.
 
-        `mask` as in `core/grammar.py`; any of its tokens may come, `eos_id` like the others.
+        `mask` as in `core/grammar.py`; any of its tokens that `allowed_token_ids` do not exclude may come, `eos_id`
+        like the others.
         """
         draw = _mix(state, sampling.seed, sampling.index)
         if mask is not None:
             allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-            return int(allowed[draw // 7 % len(allowed)]) if len(allowed) else NOT_A_NUMBER
+            if sampling.allowed_token_ids is not None:
+                allowed = np.intersect1d(allowed, sampling.allowed_token_ids)
+            return int(allowed[draw // 7 % len(allowed)]) if len(allowed) else NOTHING_ALLOWED
         too_early = num_output < sampling.min_tokens
         if self.eos_every is not None and draw % self.eos_every == 0 and not too_early:
             return self.eos_id

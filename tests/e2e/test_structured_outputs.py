@@ -169,8 +169,11 @@ def test_other_constraints_choose_within_the_form(llm):
     assert (allowed.text, allowed.finish_reason) == ("ccc", "stop")
     assert answer(llm, params(None, **held, logit_bias={letters["e"]: 100, 99: 100})).outputs[0].text == "eee"
     assert "a" not in answer(llm, params(None, **held, bad_words=["a"], temperature=2.0)).outputs[0].text
-    nothing = answer(llm, params(None, **held, allowed_token_ids=[99]))
-    assert nothing.outputs[0].finish_reason == "error" and "structured_outputs have left no token" in nothing.error
+    with pytest.raises(RequestError, match="leave no token to begin with"):
+        answer(llm, params(None, **held, allowed_token_ids=[99]))
+    late = answer(llm, params(None, structured_outputs={"regex": "ca"}, allowed_token_ids=[letters["c"]]))
+    assert (late.outputs[0].text, late.outputs[0].finish_reason) == ("c", "error")
+    assert late.error_parameter == "structured_outputs" and "have left no token to go on with" in late.error
     check("json", answer(llm, params("json")).outputs[0].text, "stop")  # and the engine goes on
 
 

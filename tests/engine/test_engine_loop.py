@@ -369,6 +369,7 @@ def test_logits_that_are_not_finite_end_their_request_and_no_other(make_engine, 
     done = [output for output in run(engine) if output.finished]
     failed = {output.request_id: output.error for output in done if output.error}
     assert list(failed) == ["b"] and "not finite" in failed["b"]
+    assert all(output.error_parameter is None for output in done), "no field of a request is to blame"
     tokens, reason = engine.executor.model.expected(make_request(4, 4), 0)
     assert [ends(done)[name, 0] for name in "ac"] == [(list(tokens), reason)] * 2
     assert ends(done)["b", 0][1] == "error"

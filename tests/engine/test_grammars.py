@@ -159,6 +159,7 @@ def test_a_grammar_that_fails_ends_its_own_request_only(engine_of, lookahead, br
     ended = run(engine, constrained(Countdown(99, **broken), arrival=0), other,
                 constrained(Countdown(7), arrival=2))  # fmt: skip
     assert ended["0"].outputs[0].finish_reason == "error" and message in ended["0"].error
+    assert ended["0"].error_parameter == ("structured_outputs" if "empty_at" in broken else None)
     assert len(ended["0"].outputs[0].token_ids) == kept
     assert (ended["1"].outputs[0].token_ids, ended["1"].outputs[0].finish_reason) == MODEL.expected(other)
     assert ended["2"].outputs[0].finish_reason == "stop" and engine.failure is None

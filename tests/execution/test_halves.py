@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_jax.core.errors import EngineError
-from orca_jax.core.plan import NOT_A_NUMBER, Row, Sampling, Seat, StepPlan
+from orca_jax.core.plan import NOTHING_ALLOWED, Row, Sampling, Seat, StepPlan
 from orca_jax.execution.buckets import Bucket, bucket_list, thinned
 from orca_jax.execution.forward import AttentionOptions
 from orca_jax.execution.local import LocalExecutor
@@ -87,7 +87,7 @@ def test_a_row_chooses_within_its_mask_and_nobody_else_notices(executor, allowed
         elif allowed[i] & left.get(i, set(range(V))):
             assert held.tokens[i] in allowed[i] & left.get(i, set(range(V)))
         else:
-            assert held.tokens[i] == NOT_A_NUMBER
+            assert held.tokens[i] == NOTHING_ALLOWED
     if 0 in allowed:  # the most likely of what is allowed; its log-probability is the model's own, among all tokens
         assert held.logprobs[0].top == free.logprobs[0].top
 
@@ -113,22 +113,17 @@ def test_the_token_of_a_masked_row_is_found_on_the_device(executor):
     assert executor.collect().tokens == blind
 
 
-def test_where_company_must_not_matter_there_is_one_way_to_run():
-    pinned = new_executor(halves=BUCKETS[1:], uniform=True, buckets=BUCKETS[1:])
+def test_where_company_must_not_matter_there_is_one_way_to_run_over_a_mesh_too(executor):
+    """One executor for both: each costs seconds to compile. The tokens are those of the other, which has neither."""
+    executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
+    tokens = executor.collect().tokens
+    pinned = new_executor(uniform=True, mesh=tensor_mesh(jax.devices()[:2]), buckets=BUCKETS[1:])
     assert pinned.steps == {} and pinned.statistics()["programs"] == 1 + 1 + 2
     pinned.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
-    tokens = pinned.collect().tokens
+    assert pinned.collect().tokens == tokens
     pinned.launch(StepPlan(tuple(rows_of(SAMPLINGS))), lambda: {1: mask_of([9])})
     assert pinned.collect().tokens == (tokens[0], 9, *tokens[2:])
-
-
-def test_over_a_mesh_too():
-    executor = new_executor(mesh=tensor_mesh(jax.devices()[:2]), buckets=BUCKETS[1:])
-    executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))))
-    whole = executor.collect().tokens
-    executor.launch(StepPlan(tuple(rows_of(SAMPLINGS))), lambda: {1: mask_of([9])})
-    assert executor.collect().tokens == (whole[0], 9, *whole[2:])
-    assert executor.statistics()["compiles_after_warm_up"] == 0
+    assert pinned.statistics()["compiles_after_warm_up"] == 0
 
 
 def test_masks_for_an_executor_without_halves_are_refused():

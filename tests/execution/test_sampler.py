@@ -14,6 +14,7 @@ from orca_jax.execution.constraints import Constraints, allocate_constraints, co
 from orca_jax.execution.packing import Packer, unpack
 from orca_jax.execution.sampler import (
     NOT_A_NUMBER,
+    NOTHING_ALLOWED,
     Sampled,
     above_min_p,
     argmax,
@@ -250,7 +251,10 @@ def test_constraints_ban_exactly_what_they_name(sampling, history, banned):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_where_every_token_is_forbidden_none_is_made_up(temperature):
     s = Sampling(temperature=temperature, top_k=3, top_p=0.9, allowed_token_ids=(5,), bad_words=((5, 5),))
-    assert sampled(logits_of(17), [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOT_A_NUMBER, 5]
+    assert sampled(logits_of(17), [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOTHING_ALLOWED, 5]
+    x = logits_of(17)
+    x[:, 5] = np.nan
+    assert sampled(x, [s, s], [[1, 5], [5, 1]]).token.tolist()[:2] == [NOT_A_NUMBER, NOT_A_NUMBER]
 
 
 def test_biases_add_to_the_logits():

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -141,6 +143,82 @@ def test_a_grammar_that_was_asked_for_lately_is_kept(compiler):
         compiler.compile(StructuredOutputsParams(regex=f"c{{{i + 1}}}"))
     assert compiler.compile(StructuredOutputsParams(regex="a{17}")) is not first
     assert compiler.statistics() == {"kept_grammars": KEPT_GRAMMARS}
+
+
+class Slow:
+    """A vocabulary that waits before it compiles, and counts."""
+
+    def __init__(self, inner, refuses=False):
+        self.inner, self.refuses = inner, refuses
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.compiled = []
+
+    def compile(self, params):
+        self.compiled.append(params.source)
+        self.begun.set()
+        assert self.go_on.wait(30)
+        if self.refuses:
+            raise GrammarError("refused")
+        return self.inner.compile(params)
+
+
+class Pending(dict):
+    """Counts who has asked whether somebody compiles a grammar already."""
+
+    def __init__(self):
+        self.asked = threading.Semaphore(0)
+
+    def get(self, key):
+        found = super().get(key)
+        self.asked.release()
+        return found
+
+
+@pytest.fixture
+def slow(tokenizer, monkeypatch):
+    """A compiler that keeps `a` and whose next grammar takes as long as the test wants, and its vocabulary."""
+    compiler = GrammarCompiler(tokenizer, PADDED, (0,))
+    compiler.compile(StructuredOutputsParams(regex="a"))
+    slow = Slow(compiler._vocabulary)
+    monkeypatch.setattr(compiler, "_vocabulary", slow)
+    monkeypatch.setattr(compiler, "_pending", Pending())
+    yield compiler, slow
+    slow.go_on.set()
+
+
+def test_who_wants_a_kept_grammar_does_not_wait_for_one_that_compiles(slow):
+    compiler, vocabulary = slow
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(compiler.compile, StructuredOutputsParams(regex="b"))
+        assert vocabulary.begun.wait(30)
+        kept = pool.submit(compiler.compile, StructuredOutputsParams(regex="a"))
+        try:
+            assert kept.result(30) and not long.done()
+        finally:
+            vocabulary.go_on.set()
+        assert long.result(30)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_equal_grammars_are_compiled_once_and_others_one_at_a_time(slow, refuses):
+    compiler, vocabulary = slow
+    vocabulary.refuses = refuses
+    with ThreadPoolExecutor(6) as pool:
+        same = [pool.submit(compiler.compile, StructuredOutputsParams(regex="b")) for _ in range(5)]
+        assert vocabulary.begun.wait(30)
+        other = pool.submit(compiler.compile, StructuredOutputsParams(regex="c"))
+        for _ in range(6):
+            assert compiler._pending.asked.acquire(timeout=30)
+        assert vocabulary.compiled == ["b"] and not any(future.done() for future in [other, *same])
+        vocabulary.go_on.set()
+        errors = [future.exception(30) for future in same]
+        assert other.exception(30) is None or refuses
+    assert vocabulary.compiled == ["b", "c"]
+    if refuses:
+        assert all(str(error) == "refused" and error.parameter == "structured_outputs" for error in errors)
+        assert len(set(map(id, errors))) == 5
+    else:
+        assert len({id(future.result()) for future in same}) == 1
 
 
 def test_without_llguidance_a_grammar_is_refused_with_the_way_to_it(tokenizer, monkeypatch):

@@ -1,11 +1,14 @@
 """What is no grammar for this engine: each refused in bounded time with one line, and what looks alike but is fine."""
 
+import sys
 import time
 
 import pytest
 
 from orca_jax.core.errors import RequestError
 from orca_jax.core.structured_outputs import StructuredOutputsParams
+from orca_jax.grammar.json_schema import check_schema
+from orca_jax.grammar.lark import prepared_lark
 
 
 def nested(depth):
@@ -76,7 +79,11 @@ BAD = [
     ("grammar", "\n", "Empty grammar"),
     ("grammar", 'foo: "a"', "no start rule"),
     ("grammar", "start: foo", "unknown name"),
-    ("grammar", 'start: "a', "lexer error"),
+    ("grammar", 'start: "a', "has a text without its end"),
+    ("grammar", "start: /a", "has a regular expression without its end"),
+    ("grammar", "start: /(a+)+\n/", "repeats a repetition"),
+    ("grammar", 'start: "x"\n%ignore /(a+)+/', "repeats a repetition"),
+    ("grammar", 'start: a\n  a: a "x" | "y"', "left-recursive: rule 'a'"),
     ("grammar", 'start: start "a" | "a"', "left-recursive: rule 'start'"),
     ("grammar", 'start: a\na: a a | "x" |', "left-recursive: rule 'a'"),
     ("grammar", 'start: b "x"\nb: c? start\nc: "y"', "left-recursive"),
@@ -104,6 +111,59 @@ BAD = [
     ("structural_tag", "x", "structural_tag is not supported by structured_outputs"),
     ("jsn", {}, "did you mean 'json'"),
 ]  # fmt: skip
+
+
+def wrapped(depth, schema, wrap):
+    for _ in range(depth):
+        schema = wrap(schema)
+    return schema
+
+
+def test_all_that_a_grammar_requires_is_counted_not_walked_again():
+    """As many calls for each part, however rules and references depend on each other; without a clock."""
+
+    def lark(size):
+        rules = [f'r{i}: "x" r{i + 1}' for i in range(size // 10)] + [f'r{size // 10}: "y"']
+        return "\n".join(["start: " + " ".join(f"r{i % (size // 10)}" for i in range(size)), *rules])
+
+    def schema(size):
+        fat = {"anyOf": [{} for _ in range(size)]}
+        refs = [{"$ref": "#" + "/allOf/0" * i} for i in range(size // 50)]
+        return {**wrapped(size // 50, fat, lambda inner: {"allOf": [inner]}), "anyOf": refs}
+
+    for check, make in ((prepared_lark, lark), (check_schema, schema)):
+        small, large = calls_of(check, make(700)), calls_of(check, make(2800))
+        assert large < 4.5 * small
+
+
+def calls_of(function, argument):
+    count = 0
+
+    def counted(frame, event, _):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        function(argument)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+E = {"$ref": "#/$defs/e"}
+HARD = [  # each took minutes, or for ever, in an expression that backtracks or a walk that repeats itself
+    ("grammar", "start: /" + "[a]" * 20_000, "without its end"),
+    ("grammar", "start: " + "\\/" * 30_000, "without its end"),
+    ("grammar", 'start: "a"{' + " " * 60_000 + "x", "is refused"),
+    ("regex", "a{" + " " * 60_000 + "x", "is refused"),
+    ("regex", "[" * 65_000, "is refused"),
+    ("json", wrapped(29, {"type": "foo"}, lambda s: {"type": "object", "properties": {"a": s}, "required": ["a"] * 9}),
+     "Invalid type: foo"),
+    ("json", {"$defs": {"e": E}, **wrapped(30, E, lambda s: {"type": ["array"] * 9, "items": s, "minItems": 1})},
+     "never ends"),
+]  # fmt: skip
+BAD += HARD
 
 
 @pytest.mark.parametrize(("kind", "value", "text"), BAD, ids=[f"{i}-{kind}" for i, (kind, _, _) in enumerate(BAD)])

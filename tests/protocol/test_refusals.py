@@ -13,6 +13,7 @@ from orca_jax.protocol.json_text import read_json
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 BIG = 10**400
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 BAD_COMPLETIONS = [
     ({"prompt": None}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt"),
@@ -51,6 +52,8 @@ BAD_COMPLETIONS = [
     ({"request_id": "x" * 129}, "request_id"), ({"request_id": ""}, "request_id"),
     ({"request_id": "a "}, "request_id"), ({"bad_words": [""]}, "bad_words"),
     ({"allowed_token_ids": []}, "allowed_token_ids"), ({"stop_token_ids": [999]}, "stop_token_ids"),
+    ({"structured_outputs": {"choice": ["hello"]}, "allowed_token_ids": [300]}, "structured_outputs"),
+    ({"response_format": {"type": "json_object"}, "bad_words": ["{"]}, "response_format"),
 ]  # fmt: skip
 
 BAD_CHATS = [
@@ -161,3 +164,19 @@ def test_a_defect_is_a_500_that_says_nothing():
     shape = error_object(api_error(KeyError("/secret/path")))
     assert api_error(KeyError("x")).status == 500
     assert "secret" not in str(shape)
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "has"),
+    [
+        (COMPLETIONS, {"prompt": "x"}, False),
+        (COMPLETIONS, {"prompt": "x", "response_format": {"type": "text"}}, False),
+        (COMPLETIONS, {"prompt": "x", "response_format": {"type": "json_object"}}, True),
+        (COMPLETIONS, {"prompt": "x", "structured_outputs": {"regex": "a"}}, True),
+        (CHAT, {"messages": HELLO}, False),
+        (CHAT, {"messages": HELLO, "tools": TOOLS, "tool_choice": "none"}, False),
+        (CHAT, {"messages": HELLO, "tools": TOOLS}, True),
+    ],
+)
+def test_a_call_knows_whether_it_brings_a_grammar_to_compile(url, more, has):
+    assert parse_call(url, more).has_form is has
