@@ -1,5 +1,6 @@
 """What is served, and its tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -69,22 +70,22 @@ def routes(service: Service) -> APIRouter:
     )
     async def tokenize(request: Request) -> JsonAnswer:
         """The tokens of a text, or of a conversation as the model would see it."""
-        async with service.in_flight():
-            return JsonAnswer(
-                await service.crews.tokens.do(_tokenize, service, await read_body(request, service.config))
-            )
+        return await _beside(service, _tokenize, request)
 
     @router.post(
         "/detokenize", openapi_extra=takes(DetokenizeBody), responses=responses(DetokenizeAnswer, errors=BODY_ERRORS)
     )
     async def detokenize(request: Request) -> JsonAnswer:
         """The text of tokens."""
-        async with service.in_flight():
-            return JsonAnswer(
-                await service.crews.tokens.do(_detokenize, service, await read_body(request, service.config))
-            )
+        return await _beside(service, _detokenize, request)
 
     return router
+
+
+async def _beside(service: Service, function: Callable[[Service, bytes], Any], request: Request) -> JsonAnswer:
+    """`function` of the body, in the crew for tokens."""
+    async with service.in_flight():
+        return JsonAnswer(await service.crews.tokens.do(function, service, await read_body(request, service.config)))
 
 
 def _model(service: Service) -> dict[str, Any]:
